@@ -1,0 +1,45 @@
+"""Esper: environments in which an agent grows a neural network while it trains.
+
+Importing the package registers `EsperCifar-v0` and `EsperMicro-v0` with Gymnasium.
+"""
+
+from esper_env.blueprints.catalogue import register_blueprint
+from esper_env.checking import check_vector_env
+from esper_env.config import EsperConfig
+from esper_env.contracts.action import HEADS_READ, READS, ActionLayout, Curve, Head, Style, encode
+from esper_env.contracts.facts import HostFacts, Place
+from esper_env.contracts.lifecycle import NEXT, TRANSITIONS, Gate, Op, Stage
+from esper_env.env import EsperEnv
+from esper_env.mdp.observation import OBSERVATION_VERSION
+from esper_env.registration import IDS, one_thread_per_forked_worker, register
+from esper_env.vector_env import EsperVectorEnv
+from esper_env.wrappers import MaskInObservation
+
+register()
+one_thread_per_forked_worker()
+
+__version__ = "0.1.0"
+__all__ = [
+    "HEADS_READ",
+    "IDS",
+    "NEXT",
+    "OBSERVATION_VERSION",
+    "READS",
+    "TRANSITIONS",
+    "ActionLayout",
+    "Curve",
+    "EsperConfig",
+    "EsperEnv",
+    "EsperVectorEnv",
+    "Gate",
+    "Head",
+    "HostFacts",
+    "MaskInObservation",
+    "Op",
+    "Place",
+    "Stage",
+    "Style",
+    "check_vector_env",
+    "encode",
+    "register_blueprint",
+]

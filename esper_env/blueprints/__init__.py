@@ -1,0 +1,1 @@
+"""Blueprints: the branches that can be planted in a slot, and the catalogue that numbers them."""

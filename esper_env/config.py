@@ -1,0 +1,109 @@
+"""The whole configuration of an environment: it only composes configs that live beside their owners."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from esper_env.engine.engine import EngineConfig
+from esper_env.hosts.cnn import HOSTS
+from esper_env.hosts.host import HostConfig
+from esper_env.mdp.gates import GateConfig
+from esper_env.mdp.masks import BudgetConfig
+from esper_env.mdp.record import RecordConfig
+from esper_env.mdp.reward import RewardConfig
+from esper_env.mdp.transition import LifecycleConfig
+from esper_env.tasks.task import TaskConfig
+
+
+class EsperConfig(BaseModel):
+    """Everything about an environment but how many of them there are and how they are stepped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    horizon: int = Field(150, ge=1)
+    """Epochs of an episode."""
+    max_episode_steps: int | None = Field(None, ge=1)
+    """Steps after which an episode is truncated from outside; None for never."""
+    host: HostConfig = HostConfig()
+    task: TaskConfig = TaskConfig()
+    engine: EngineConfig = EngineConfig()
+    lifecycle: LifecycleConfig = LifecycleConfig()
+    gates: GateConfig = GateConfig()
+    budget: BudgetConfig = BudgetConfig()
+    record: RecordConfig = RecordConfig()
+    reward: RewardConfig = RewardConfig()
+
+    @model_validator(mode="after")
+    def _known_host(self) -> Self:
+        if self.host.name not in HOSTS:
+            raise ValueError(f"host={self.host.name!r} is not known, the hosts are {sorted(HOSTS)}")
+        return self
+
+
+KEYWORDS: dict[str, str] = {
+    "horizon": "horizon",
+    "max_episode_steps": "max_episode_steps",
+    "host": "host.name",
+    "slots": "host.slots",
+    "data": "task.data",
+    "data_dir": "task.data_dir",
+    "epoch_size": "engine.epoch_size",
+    "batch_size": "engine.batch_size",
+    "isolation": "engine.isolation",
+    "engine": "engine.name",
+    "device": "engine.device",
+    "reward": "reward.mode",
+    "gamma": "reward.gamma",
+    "gates": "gates.mode",
+    "auto_advance": "lifecycle.auto_advance",
+    "max_modules": "lifecycle.max_modules",
+    "param_budget": "budget.params",
+    "compute_budget": "budget.compute",
+}
+"""Constructor arguments and the field that each of them sets."""
+
+
+def override(config: EsperConfig, changes: Mapping[str, Any], named: Mapping[str, str] | None = None) -> EsperConfig:
+    """A copy with fields changed by dotted path.
+
+    Args:
+        config: where to start.
+        changes: path such as `reward.rent` -> plain value.
+        named: path -> what the user calls it, for messages.
+
+    Raises:
+        ValueError: a path that does not exist, or a value of the wrong type or out of range; all are named.
+    """
+    values = config.model_dump()
+    for path, value in changes.items():
+        _set(values, path, tuple(value) if isinstance(value, list) else value)
+    try:
+        return EsperConfig.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise ValueError(_explain(error, named or {})) from None
+
+
+def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    at: Any = values
+    for depth, part in enumerate((*parents, last)):
+        if not isinstance(at, dict) or part not in at:
+            where = ".".join(parents[:depth]) or "the configuration"
+            known = sorted(at) if isinstance(at, dict) else []
+            raise ValueError(f"overrides[{path!r}]: {where} has no field {part!r}, only {known}")
+        if depth < len(parents):
+            at = at[part]
+    at[last] = value
+
+
+def _explain(error: ValidationError, named: Mapping[str, str]) -> str:
+    """One line a mistake: what it is called, what came, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and "[" not in part)
+        message = problem["msg"].removeprefix("Value error, ")
+        own_words = problem["type"] == "value_error"
+        name = next((name for known, name in named.items() if path == known or path.startswith(f"{known}.")), path)
+        lines.append(message if own_words else f"{name}={problem['input']!r} is not allowed: {message}")
+    return "; ".join(dict.fromkeys(lines))

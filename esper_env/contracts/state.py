@@ -1,0 +1,183 @@
+"""What changes during an episode, as arrays over (env, slot) and (env,). NaN means "not measured"."""
+
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+HISTORY = 5
+"""How many past losses and qualities are kept."""
+
+REWARD_TERMS = ("quality", "harvest", "rent", "churn", "op_cost", "shaping")
+"""Names of the reward's terms, in the order in which they are published."""
+
+Index = Any
+"""Anything numpy can index with."""
+
+
+class Ramp(IntEnum):
+    """Where alpha is going."""
+
+    REST = 0
+    UP = 1
+    DOWN = 2
+
+
+def _array(dtype: Any, empty: float) -> Any:
+    return field(metadata={"dtype": np.dtype(dtype), "empty": empty})
+
+
+def _flag() -> Any:
+    return _array(np.bool_, False)
+
+
+def _count() -> Any:
+    return _array(np.int64, 0)
+
+
+def _measure() -> Any:
+    return _array(np.float64, np.nan)
+
+
+class _Arrays:
+    """A record of arrays that all share their leading axes."""
+
+    @classmethod
+    def _blank(cls, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        own = [f for f in fields(cls) if "dtype" in f.metadata]  # type: ignore[arg-type]
+        return {f.name: np.full((*shape, *f.metadata.get("more", ())), f.metadata["empty"], f.metadata["dtype"]) for f in own}
+
+    def clear(self, index: Index) -> None:
+        """Set the entries at `index` back to what they are when empty, in place."""
+        for f in fields(self):  # type: ignore[arg-type]
+            if "dtype" in f.metadata:
+                getattr(self, f.name)[index] = f.metadata["empty"]
+
+
+@dataclass
+class SlotState(_Arrays):
+    """Every slot of every environment; each array has shape (env, slot)."""
+
+    stage: NDArray[np.int8] = _array(np.int8, 0)
+    """`Stage`."""
+    epochs_in_stage: NDArray[np.int64] = _count()
+    """0 in the observation of the step that enters the stage, then one more a step."""
+    age: NDArray[np.int64] = _count()
+    """Epochs since the module was planted."""
+    planting: NDArray[np.int64] = _count()
+    """How many modules this slot has had in this episode; names the module to the engine. Never cleared."""
+    blueprint: NDArray[np.int64] = _count()
+    """Blueprint index, 0 when there is no module."""
+    style: NDArray[np.int64] = _count()
+    """`Style` chosen at GERMINATE."""
+    tempo: NDArray[np.int64] = _count()
+    """Epochs of the first ramp, chosen at GERMINATE."""
+    planned_target: NDArray[np.float64] = _array(np.float64, 0.0)
+    """Alpha that the first ramp leads to, chosen at GERMINATE."""
+    module_params: NDArray[np.int64] = _count()
+    """Parameters of the branch."""
+    gate_params: NDArray[np.int64] = _count()
+    """Parameters of the gate, 0 until it is created on entering BLENDING."""
+    alpha: NDArray[np.float64] = _array(np.float64, 0.0)
+    """Share in which the module influences the host, in [0, 1]."""
+    alpha_velocity: NDArray[np.float64] = _array(np.float64, 0.0)
+    """Change of alpha in the last step."""
+    alpha_start: NDArray[np.float64] = _array(np.float64, 0.0)
+    alpha_target: NDArray[np.float64] = _array(np.float64, 0.0)
+    ramp: NDArray[np.int8] = _array(np.int8, 0)
+    """`Ramp`."""
+    ramp_curve: NDArray[np.int8] = _array(np.int8, 0)
+    """`Curve` of the ramp under way."""
+    ramp_total: NDArray[np.int64] = _count()
+    """Length of the ramp in epochs."""
+    ramp_done: NDArray[np.int64] = _count()
+    """Epochs of the ramp that are over."""
+    prune_on_arrival: NDArray[np.bool_] = _flag()
+    """The ramp leads to 0 and to PRUNED, and can't be recalled."""
+    quality_at_germination: NDArray[np.float64] = _measure()
+    """Validation quality, in [0, 1], that the agent saw when it planted the module."""
+    quality_at_stage_start: NDArray[np.float64] = _measure()
+    """The same when the present stage was entered."""
+    probe_passed: NDArray[np.bool_] = _flag()
+    """The forward pass on planting was finite and kept the shape."""
+    gradient_norm: NDArray[np.float64] = _measure()
+    """Of the last epoch; NaN while frozen or not training."""
+    gradient_health: NDArray[np.float64] = _measure()
+    """In [0, 1]; NaN as above."""
+    gradient_ratio: NDArray[np.float64] = _measure()
+    """Moving average of the size-corrected ratio of module to host gradient; NaN until first measured."""
+    vanishing: NDArray[np.bool_] = _flag()
+    exploding: NDArray[np.bool_] = _flag()
+    delta_ratio: NDArray[np.float64] = _measure()
+    """RMS of the branch's output over RMS of the host's value."""
+    contribution: NDArray[np.float64] = _measure()
+    """Last measured validation quality with the module minus without, in points."""
+    contribution_velocity: NDArray[np.float64] = _measure()
+    """Moving average of its change, in points an epoch; NaN until measured twice."""
+    contribution_age: NDArray[np.int64] = _count()
+    """Epochs since the last measurement of the contribution."""
+
+    @classmethod
+    def empty(cls, num_envs: int, num_slots: int) -> Self:
+        """All slots dormant."""
+        return cls(**cls._blank((num_envs, num_slots)))
+
+    def copy(self) -> Self:
+        """An independent copy."""
+        return type(self)(**{f.name: getattr(self, f.name).copy() for f in fields(self)})
+
+    def remove_module(self, index: Index) -> None:
+        """Forget the module at `index`, but neither the stage nor how many modules there have been."""
+        stage, planting = self.stage[index].copy(), self.planting[index].copy()
+        self.clear(index)
+        self.stage[index], self.planting[index] = stage, planting
+
+    @property
+    def params(self) -> NDArray[np.int64]:
+        """(env, slot): parameters of modules and gates that are present."""
+        return self.module_params + self.gate_params
+
+
+@dataclass
+class GameState(_Arrays):
+    """Everything the rules know about every environment; each array has shape (env,) unless it says so."""
+
+    slots: SlotState
+    epoch: NDArray[np.int64] = _count()
+    """Epochs trained in this episode."""
+    train_flops: NDArray[np.float64] = _array(np.float64, 0.0)
+    """Spent on training in this episode, trial and pruned modules included."""
+    measure_flops: NDArray[np.float64] = _array(np.float64, 0.0)
+    """Spent on validation and counterfactuals in this episode; never charged."""
+    last_op: NDArray[np.int8] = _array(np.int8, -1)
+    """`Op` that was applied last, -1 after a reset."""
+    last_success: NDArray[np.bool_] = _flag()
+    """Whether the last action was legal."""
+    train_loss: NDArray[np.float64] = _measure()
+    """Nats."""
+    val_loss: NDArray[np.float64] = _measure()
+    """Nats."""
+    val_accuracy: NDArray[np.float64] = _measure()
+    """Share in [0, 1]."""
+    quality: NDArray[np.float64] = _measure()
+    """Validation quality in [0, 1]; chance before the first epoch."""
+    loss_history: NDArray[np.float64] = field(metadata={"dtype": np.float64, "empty": np.nan, "more": (HISTORY,)})
+    """(env, 5): last validation losses, newest first."""
+    quality_history: NDArray[np.float64] = field(metadata={"dtype": np.float64, "empty": np.nan, "more": (HISTORY,)})
+    """(env, 5): last validation qualities, newest first."""
+
+    owed: NDArray[np.float64] = field(metadata={"dtype": np.float64, "empty": 0.0, "more": (len(REWARD_TERMS),)})
+    """(env, term): what the sparse reward will pay at the end of the episode."""
+
+    @classmethod
+    def empty(cls, num_envs: int, num_slots: int) -> Self:
+        """Before any episode."""
+        return cls(slots=SlotState.empty(num_envs, num_slots), **cls._blank((num_envs,)))
+
+    def begin(self, env: Index, chance_quality: float) -> None:
+        """Start a new episode in the environments `env`, in place."""
+        self.slots.clear(env)
+        self.clear(env)
+        self.quality[env] = chance_quality

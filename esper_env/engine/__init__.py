@@ -1,0 +1,1 @@
+"""Engines: they train, evaluate and account for the networks that the rules decide about."""

@@ -1,0 +1,75 @@
+"""What every engine does: keep the networks of N environments in line with the rules, train and measure them.
+
+Nothing above this layer knows which engine runs or what kind of network grows.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+from esper_env.contracts.facts import HostFacts
+from esper_env.contracts.state import SlotState
+from esper_env.contracts.stats import EpochStats, HarvestStats
+from esper_env.engine.optimizer import OptimizerConfig
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+
+class EngineConfig(BaseModel):
+    """How the networks are trained and measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Literal["auto", "reference", "null"] = "auto"
+    """`reference` trains one plain module per environment; `null` plays the rules without training anything;
+    `auto` is `reference`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is `cuda` where there is one, else `cpu`."""
+    epoch_size: Annotated[int, Strict(), Field(ge=1)] | Literal["full"] = 8192
+    """Training samples an epoch, a multiple of the batch size; `full` is the train split, rounded down."""
+    batch_size: int = Field(128, ge=2)
+    """Training samples a step."""
+    counterfactual_size: int = Field(1024, ge=1)
+    """First samples of the validation split on which contributions are measured."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    isolation: Literal["training", "always"] = "training"
+    """Where the gradient stops at a module's input: in TRAINING only, or, for comparison, always."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.epoch_size != "full" and self.epoch_size % self.batch_size:
+            raise ValueError(f"epoch_size={self.epoch_size} is not a multiple of batch_size={self.batch_size}")
+        return self
+
+
+class Engine(Protocol):
+    """The networks of `num_envs` environments. Arguments named `playing` are bool arrays of shape (env,)."""
+
+    facts: HostFacts
+    """Sizes and costs, the same for every environment."""
+    epoch_size: int
+    """Training samples an epoch."""
+    provenance: str
+    """One line on where the data come from."""
+
+    def begin(self, envs: Ints, seeds: Sequence[int]) -> None:
+        """Give each of these environments a new host, no modules, and the data stream of its episode seed."""
+
+    def sync(self, slots: SlotState, playing: Bools) -> None:
+        """Plant, remove, blend and freeze modules until they are as the slots say."""
+
+    def epoch(self, playing: Bools) -> None:
+        """Train one epoch."""
+
+    def evaluate(self, playing: Bools) -> EpochStats:
+        """Measure what the epoch came to; the one copy from the device to the host of a step."""
+
+    def harvest(self, ending: Bools) -> HarvestStats:
+        """Remove every module that is not fossilized from these environments, and measure what is left."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""

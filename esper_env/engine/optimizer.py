@@ -1,0 +1,101 @@
+"""Optimizers of host and modules, their clipping and the statistics of their gradients."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+VANISHING = 1e-7
+"""RMS norm below which a tensor's gradient counts as vanished."""
+EXPLODING = 10.0
+"""RMS norm above which a tensor's gradient counts as exploded."""
+
+
+class OptimizerConfig(BaseModel):
+    """Stochastic gradient descent with momentum, for the host and for each module by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    host_lr: float = Field(0.01, gt=0)
+    """Learning rate of the host."""
+    host_momentum: float = Field(0.9, ge=0, lt=1)
+    host_weight_decay: float = Field(5e-4, ge=0)
+    module_lr: float = Field(0.01, gt=0)
+    """Learning rate of every module and gate."""
+    module_momentum: float = Field(0.9, ge=0, lt=1)
+    module_weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest gradient norm, of the host and of each module (with its gate) separately."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine` anneals every learning rate to 0 over the horizon (I. Loshchilov, F. Hutter, 2017)."""
+
+    def factor(self, epoch: int, horizon: int) -> float:
+        """What learning rates are multiplied with in the epoch of this index, counted from 0."""
+        if self.lr_schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * epoch / horizon))
+
+
+def host_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.SGD:
+    """A fresh optimizer for a host."""
+    return torch.optim.SGD(
+        parameters, config.host_lr, config.host_momentum, weight_decay=config.host_weight_decay
+    )
+
+
+def module_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.SGD:
+    """A fresh optimizer for a module, or for its gate."""
+    return torch.optim.SGD(
+        parameters, config.module_lr, config.module_momentum, weight_decay=config.module_weight_decay
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Change the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class GradientMeter:
+    """Mean square of each tensor's gradient norm over the batches of an epoch, before clipping."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.num_params = sum(p.numel() for p in self.parameters)
+        self._squares: torch.Tensor | None = None
+        self._batches = 0
+
+    def add(self) -> torch.Tensor:
+        """Count the gradients that are there now; returns the norm of each tensor, (tensor,)."""
+        norms = torch.stack(torch._foreach_norm([_gradient(p) for p in self.parameters]))
+        squares = norms.square()
+        self._squares = squares if self._squares is None else self._squares + squares
+        self._batches += 1
+        return norms
+
+    def rms(self) -> torch.Tensor:
+        """(tensor,): root of the mean square norm; non-finite when any batch was."""
+        assert self._squares is not None, "no batch was counted"
+        return (self._squares / self._batches).sqrt()
+
+
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def clip(parameters: Sequence[nn.Parameter], norms: torch.Tensor, largest: float) -> None:
+    """Scale the gradients of these tensors, whose norms are given, down to a joint norm of `largest`.
+
+    As `torch.nn.utils.clip_grad_norm_` does, whose formula this is, with the norms that were measured anyway.
+    """
+    scale = torch.clamp(largest / (torch.linalg.vector_norm(norms) + 1e-6), max=1.0)
+    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+
+
+def shares(rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Share of tensors whose gradient vanished, and share that exploded or was not finite in any batch."""
+    exploded = ~(rms <= EXPLODING)
+    return (rms < VANISHING).float().mean(), exploded.float().mean()

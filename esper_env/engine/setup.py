@@ -1,0 +1,112 @@
+"""What an engine is built from: checked against each other before any data is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from esper_env.blueprints.catalogue import Blueprint, catalogue
+from esper_env.contracts.facts import HostFacts
+from esper_env.engine.engine import EngineConfig
+from esper_env.engine.ledger import describe, forward_flops
+from esper_env.hosts.cnn import build_host
+from esper_env.hosts.host import Host, HostConfig, resolve_slots
+from esper_env.slots.grown import seeded
+from esper_env.tasks.outline import outline
+from esper_env.tasks.task import ImageTask, TaskConfig, load_task
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the environments of an engine share."""
+
+    config: EngineConfig
+    horizon: int
+    """Epochs of an episode."""
+    build_host: Callable[[], Host]
+    """A host with fresh weights from torch's generator."""
+    slot_places: tuple[int, ...]
+    """Index of each slot's place in the host."""
+    blueprints: tuple[Blueprint, ...]
+    """The catalogue, in the order of the action's blueprint index."""
+    facts: HostFacts
+    host_forward_flops: int
+    """FLOPs of one sample through the host alone."""
+    epoch_size: int
+    """Training samples an epoch."""
+    provenance: str
+    """One line on where the data come from."""
+    task: ImageTask | None
+    """None for an engine that trains nothing."""
+
+    @property
+    def loaded_task(self) -> ImageTask:
+        """The task of an engine that trains."""
+        assert self.task is not None, "this engine trains nothing"
+        return self.task
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` stands for.
+
+    Raises:
+        ValueError: `cuda` where there is none.
+        RuntimeError: CUDA in a forked worker, where it can't work.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda': torch finds no CUDA device; allowed here are 'auto' and 'cpu'")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            "CUDA was used before this worker process was forked, so it can't be used here: "
+            "pass vector_kwargs={'context': 'spawn'} to make_vec, or device='cpu'"
+        )
+    return torch.device("cuda")
+
+
+def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: int) -> Setup:
+    """Check that host, slots and data fit each other, then load the data (the null engine needs none).
+
+    Raises:
+        ValueError: an unknown host or slot, a host that would pool below 1x1, an epoch larger than the data
+            allows, or damaged files; named, and before anything is loaded wherever that is possible.
+    """
+    device = resolve_device(engine.device)
+    shape = outline(task)
+    input_shape, num_classes = shape.input_shape, shape.num_classes
+
+    def build() -> Host:
+        return build_host(host.name, input_shape, num_classes)
+
+    with seeded(0):
+        sample = build()
+    places = resolve_slots(sample.places, sample.default_slots, host.slots)
+    blueprints = catalogue()
+    facts = describe(sample, places, blueprints, shape.chance_quality, shape.chance_loss)
+    epoch_size = _epoch_size(engine, shape.train_size)
+    if engine.counterfactual_size > shape.val_size:
+        raise ValueError(
+            f"engine.counterfactual_size={engine.counterfactual_size}: the validation split has {shape.val_size} samples"
+        )
+    loaded = None if engine.name == "null" else load_task(task, device)
+    return Setup(
+        config=engine,
+        horizon=horizon,
+        build_host=build,
+        slot_places=places,
+        blueprints=blueprints,
+        facts=facts,
+        host_forward_flops=forward_flops(sample, torch.empty(2, *input_shape, device="meta")) // 2,
+        epoch_size=epoch_size,
+        provenance=loaded.provenance if loaded else "no data: the null engine plays the rules alone",
+        task=loaded,
+    )
+
+
+def _epoch_size(engine: EngineConfig, train_size: int) -> int:
+    if engine.epoch_size != "full":
+        return engine.epoch_size
+    if train_size < engine.batch_size:
+        raise ValueError(f"epoch_size='full': {train_size} training samples are less than batch_size={engine.batch_size}")
+    return train_size // engine.batch_size * engine.batch_size

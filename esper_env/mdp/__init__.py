@@ -1,0 +1,1 @@
+"""The rules of the game: functions of arrays over environments. They know no network and no torch."""

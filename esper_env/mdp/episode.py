@@ -1,0 +1,100 @@
+"""When an episode begins and ends, and with which seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper_env.contracts.facts import HostFacts
+from esper_env.contracts.state import GameState
+from esper_env.contracts.streams import Stream, key
+
+Bools = NDArray[np.bool_]
+
+
+class EpisodeSeeds:
+    """The seed of every episode: a function of the environment's reset seed and the number of the episode."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._roots: list[int | None] = [None] * num_envs
+        self._episodes = [0] * num_envs
+
+    def next(self, env: int, seed: int | None) -> int:
+        """Seed of the episode that begins now; a `seed` starts a new series, None goes on with the last one.
+
+        An environment that was never given a seed draws one from the operating system.
+        """
+        root = self._roots[env]
+        if seed is not None or root is None:
+            root = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+            self._roots[env], self._episodes[env] = root, 0
+        number = self._episodes[env]
+        self._episodes[env] += 1
+        return key(root, Stream.EPISODE, number)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends an episode."""
+
+    horizon: int
+    """Epochs, after which it is terminated."""
+    compute: float
+    """Training FLOPs, after which it is terminated; infinite without a budget."""
+    static_flops: float
+    """Training FLOPs of the static host over the whole horizon."""
+    max_steps: int | None
+    """Steps after which it is truncated."""
+
+    @classmethod
+    def of(
+        cls, facts: HostFacts, epoch_size: int, horizon: int, budget: float | None, max_steps: int | None
+    ) -> "Limits":
+        """The limits of an environment whose compute budget is a multiple of the static host's cost."""
+        static = float(facts.host_flops) * epoch_size * horizon
+        return cls(horizon, np.inf if budget is None else budget * static, static, max_steps)
+
+    def terminated(self, state: GameState, played: Bools) -> Bools:
+        """(env,): the task itself ended with this epoch."""
+        return played & ((state.epoch >= self.horizon) | (state.train_flops >= self.compute))
+
+    def truncated(self, state: GameState, played: Bools) -> Bools:
+        """(env,): a limit from outside was reached."""
+        return played & (state.epoch >= (np.inf if self.max_steps is None else self.max_steps))
+
+
+def chosen(reset_mask: object, num_envs: int) -> Bools:
+    """The environments to reset, from `options["reset_mask"]`; all of them for None. It is only read.
+
+    Raises:
+        TypeError: not a bool array.
+        ValueError: wrong shape, or nothing to reset.
+    """
+    if reset_mask is None:
+        return np.ones(num_envs, dtype=bool)
+    if not isinstance(reset_mask, np.ndarray) or reset_mask.dtype != np.bool_:
+        raise TypeError(f"options['reset_mask'] must be a bool numpy array, not {reset_mask!r}")
+    if reset_mask.shape != (num_envs,) or not reset_mask.any():
+        raise ValueError(
+            f"options['reset_mask'] must have shape ({num_envs},) and at least one True, not {reset_mask}"
+        )
+    return reset_mask.copy()
+
+
+def seed_list(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
+    """One seed (or None) an environment: seed, seed + 1, ... from an int, or the list itself.
+
+    Raises:
+        ValueError: a list of another length, or a seed that is negative or not an integer.
+    """
+    if seed is None:
+        return [None] * num_envs
+    whole = isinstance(seed, int | np.integer)
+    seeds = [seed + i for i in range(num_envs)] if whole else list(seed)  # type: ignore[operator, arg-type]
+    if len(seeds) != num_envs:
+        raise ValueError(f"seed has {len(seeds)} entries: one for each of the {num_envs} environments is required")
+    for one in seeds:
+        if one is not None and (not isinstance(one, int | np.integer) or isinstance(one, bool) or one < 0):
+            raise ValueError(f"seed={one!r} is not allowed: non-negative integers and None are")
+    return [None if one is None else int(one) for one in seeds]

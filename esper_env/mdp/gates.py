@@ -1,0 +1,136 @@
+"""What a module must show before a transition: one list of named checks a gate, in two strictnesses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from esper_env.contracts.lifecycle import Gate, Stage
+from esper_env.contracts.state import GameState, Ramp, SlotState
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class GateConfig(BaseModel):
+    """Thresholds of the gates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mode: Literal["permissive", "strict"] = "permissive"
+    """`strict` adds the checks whose fields begin with `strict_`."""
+    min_training_epochs: int = Field(3, ge=0)
+    """G2: epochs in TRAINING."""
+    min_health: float = Field(0.7, ge=0, le=1)
+    """G2, G5: gradient health."""
+    strict_gain: float = Field(0.5)
+    """G2: validation gain since the stage began, in points."""
+    strict_ratio: float = Field(0.1, ge=0)
+    """G2: moving average of the gradient ratio."""
+    strict_blending_epochs: int = Field(10, ge=0)
+    """G3: epochs in BLENDING."""
+    strict_contribution: float = Field(1.0)
+    """G5: contribution in points."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate at every slot. Outside the stage the gate belongs to, it has not passed."""
+
+    level: Gate
+    checks: Mapping[str, Bools]
+    """(env, slot) by name: what held."""
+    score: Floats
+    """(env, slot): how far along, in [0, 1]."""
+    here: Bools
+    """(env, slot): the slot is in the stage the gate leads out of."""
+
+    @property
+    def passed(self) -> Bools:
+        """(env, slot): every check held."""
+        return np.logical_and.reduce([self.here, *self.checks.values()])
+
+    def failed(self, env: int, slot: int) -> tuple[str, ...]:
+        """Names of the checks that did not hold at one slot."""
+        return tuple(name for name, held in self.checks.items() if not held[env, slot])
+
+
+GateResults = Mapping[Gate, GateResult]
+
+
+def judge(state: GameState, blueprint_slot: Bools, config: GateConfig) -> dict[Gate, GateResult]:
+    """All gates at every slot, from what was measured up to now.
+
+    Args:
+        state: After an epoch or a reset.
+        blueprint_slot: (env, slot, blueprint), what G0 allows (see `masks.fitting`).
+        config: Thresholds.
+    """
+    slots, strict = state.slots, config.mode == "strict"
+    rules = (
+        _g0(slots, blueprint_slot),
+        _g1(slots),
+        _g2(slots, state.quality, config, strict),
+        _g3(slots, config, strict),
+        _g5(slots, config, strict),
+    )
+    return {rule.level: rule for rule in rules}
+
+
+def _at_least(value: Floats, threshold: float) -> Bools:
+    """A comparison that an unmeasured value fails."""
+    return np.nan_to_num(value, nan=-np.inf) >= threshold
+
+
+def _share(value: Floats, whole: float) -> Floats:
+    return np.clip(np.nan_to_num(value, nan=0.0) / whole, 0.0, 1.0)
+
+
+def rests_at_one(slots: SlotState) -> Bools:
+    """(env, slot): alpha is 1 and not on its way."""
+    return (slots.ramp == Ramp.REST) & (slots.alpha == 1.0)
+
+
+def _healthy(slots: SlotState, config: GateConfig) -> dict[str, Bools]:
+    return {
+        "gradients_measured": ~np.isnan(slots.gradient_health),
+        "healthy": _at_least(slots.gradient_health, config.min_health),
+    }
+
+
+def _g0(slots: SlotState, blueprint_slot: Bools) -> GateResult:
+    fits = blueprint_slot.any(axis=-1)
+    return GateResult(Gate.G0, {"blueprint_fits": fits}, fits.astype(float), slots.stage == Stage.DORMANT)
+
+
+def _g1(slots: SlotState) -> GateResult:
+    passed = slots.probe_passed
+    return GateResult(Gate.G1, {"probe_passed": passed}, passed.astype(float), slots.stage == Stage.GERMINATED)
+
+
+def _g2(slots: SlotState, quality: Floats, config: GateConfig, strict: bool) -> GateResult:
+    gain = 100 * (quality[:, None] - slots.quality_at_stage_start)
+    checks = {"trained_long_enough": slots.epochs_in_stage >= config.min_training_epochs}
+    checks |= _healthy(slots, config) | {"none_exploding": ~slots.exploding}
+    if strict:
+        checks["validation_gain"] = _at_least(gain, config.strict_gain)
+        checks["gradient_ratio"] = _at_least(slots.gradient_ratio, config.strict_ratio)
+    return GateResult(Gate.G2, checks, _share(gain, 5.0), slots.stage == Stage.TRAINING)
+
+
+def _g3(slots: SlotState, config: GateConfig, strict: bool) -> GateResult:
+    checks = {"alpha_rests_at_one": rests_at_one(slots)}
+    if strict:
+        checks["blended_long_enough"] = slots.epochs_in_stage >= config.strict_blending_epochs
+    return GateResult(Gate.G3, checks, slots.alpha, slots.stage == Stage.BLENDING)
+
+
+def _g5(slots: SlotState, config: GateConfig, strict: bool) -> GateResult:
+    checks = {"counterfactual_measured": ~np.isnan(slots.contribution)}
+    checks |= _healthy(slots, config) | {"alpha_rests_at_one": rests_at_one(slots)}
+    if strict:
+        checks["contributes"] = _at_least(slots.contribution, config.strict_contribution)
+    return GateResult(Gate.G5, checks, _share(slots.contribution, 10.0), slots.stage == Stage.HOLDING)

@@ -1,0 +1,87 @@
+"""What an epoch's measurements add to the state: curves, gradient health, contributions."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from esper_env.contracts.facts import HostFacts
+from esper_env.contracts.state import GameState, SlotState
+from esper_env.contracts.stats import EpochStats, HarvestStats
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class RecordConfig(BaseModel):
+    """How single measurements become what the agent sees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    vanishing_penalty: float = Field(0.5, ge=0)
+    """Health lost when every tensor's gradient vanishes."""
+    exploding_penalty: float = Field(0.8, ge=0)
+    """Health lost when every tensor's gradient explodes."""
+    ratio_cap: float = Field(10.0, gt=0)
+    """Largest gradient ratio counted."""
+    ratio_memory: float = Field(0.9, ge=0, lt=1)
+    """Weight of the past in the moving average of the gradient ratio."""
+    velocity_memory: float = Field(0.7, ge=0, lt=1)
+    """Weight of the past in the moving average of the contribution's change."""
+
+
+def quality(loss: Floats, accuracy: Floats, facts: HostFacts) -> Floats:
+    """(env,): accuracy where there is one, else 1 - loss / ln(vocabulary)."""
+    return np.where(np.isnan(accuracy), 1 - loss / facts.chance_loss, accuracy)
+
+
+def harvested(stats: HarvestStats, facts: HostFacts) -> Floats:
+    """(env,): validation quality of the harvested models, NaN where there was no harvest."""
+    return quality(stats.val_loss, stats.val_accuracy, facts)
+
+
+def acted(state: GameState, op: NDArray[np.int64], valid: Bools, played: Bools) -> None:
+    """Remember the op that was applied and whether the action was legal, in place."""
+    state.last_op = np.where(played, op, state.last_op)
+    state.last_success = np.where(played, valid, state.last_success)
+
+
+def observe(state: GameState, stats: EpochStats, played: Bools, facts: HostFacts, config: RecordConfig) -> None:
+    """Write an epoch's statistics into the state of the environments that played, in place."""
+    state.epoch += played
+    state.train_flops += np.where(played, stats.train_flops, 0.0)
+    state.measure_flops += np.where(played, stats.measure_flops, 0.0)
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        setattr(state, name, np.where(played, getattr(stats, name), getattr(state, name)))
+    now = quality(stats.val_loss, stats.val_accuracy, facts)
+    state.quality = np.where(played, now, state.quality)
+    _push(state.loss_history, stats.val_loss, played)
+    _push(state.quality_history, now, played)
+    _observe_modules(state.slots, stats, played[:, None], config)
+
+
+def _push(history: Floats, newest: Floats, played: Bools) -> None:
+    history[played] = np.column_stack([newest, history[:, :-1]])[played]
+
+
+def _observe_modules(slots: SlotState, stats: EpochStats, played: Bools, config: RecordConfig) -> None:
+    """Measurements of one epoch; what was not measured this time is NaN, averages keep their last value."""
+    health = 1 - config.vanishing_penalty * stats.vanishing_share - config.exploding_penalty * stats.exploding_share
+    slots.gradient_health = np.where(played, np.clip(health, 0, 1), slots.gradient_health)
+    slots.gradient_norm = np.where(played, stats.gradient_norm, slots.gradient_norm)
+    slots.vanishing = np.where(played, stats.vanishing_share > 0, slots.vanishing)
+    slots.exploding = np.where(played, stats.exploding_share > 0, slots.exploding)
+    slots.delta_ratio = np.where(played, stats.delta_ratio, slots.delta_ratio)
+    slots.probe_passed = np.where(played, stats.probe_passed, slots.probe_passed)
+    ratio = np.minimum(stats.gradient_ratio, config.ratio_cap)
+    slots.gradient_ratio = _average(slots.gradient_ratio, ratio, config.ratio_memory)
+    change = stats.contribution - slots.contribution
+    slots.contribution_velocity = _average(slots.contribution_velocity, change, config.velocity_memory)
+    measured = ~np.isnan(stats.contribution)
+    slots.contribution_age = np.where(measured, 0, slots.contribution_age + (played & ~np.isnan(slots.contribution)))
+    slots.contribution = np.where(measured, stats.contribution, slots.contribution)
+
+
+def _average(old: Floats, new: Floats, memory: float) -> Floats:
+    """Moving average that starts at the first value and keeps still while nothing is measured."""
+    moved = np.where(np.isnan(old), new, memory * old + (1 - memory) * new)
+    return np.where(np.isnan(new), old, moved)

@@ -1,0 +1,57 @@
+"""Whole configurations, one function each. To vary one, call it and override a field."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from esper_env.config import KEYWORDS, EsperConfig, override
+
+
+def cifar() -> EsperConfig:
+    """`EsperCifar-v0`: the baseline host on CIFAR-10, 150 epochs of 8,192 images."""
+    return EsperConfig()
+
+
+def micro() -> EsperConfig:
+    """`EsperMicro-v0`: a host of 1,102 parameters on procedural 16x16 images, 30 epochs of 512 images."""
+    return override(
+        EsperConfig(),
+        {
+            "horizon": 30,
+            "host.name": "micro",
+            "task.data": "procedural",
+            "task.image_size": 16,
+            "task.train_size": 8192,
+            "task.val_size": 1024,
+            "task.test_size": 2048,
+            "engine.epoch_size": 512,
+            "engine.batch_size": 64,
+            "engine.counterfactual_size": 256,
+            "engine.optimizer.host_lr": 0.05,
+            "engine.optimizer.module_lr": 0.05,
+        },
+    )
+
+
+PRESETS = {"cifar": cifar, "micro": micro}
+"""By the name that the registration uses."""
+
+
+def resolve(preset: str, keywords: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> EsperConfig:
+    """The configuration that a constructor's arguments describe: preset, then keywords, then overrides.
+
+    Args:
+        preset: A key of `PRESETS`.
+        keywords: Names of `KEYWORDS` -> value; None leaves the preset's value.
+        overrides: Dotted path -> plain value, or None.
+
+    Raises:
+        ValueError: an unknown preset or path, or a value of the wrong type or out of range; each is named.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} is not known, the presets are {sorted(PRESETS)}")
+    if not isinstance(overrides, Mapping | None):
+        raise ValueError(f"overrides={overrides!r} is not allowed: a dict of dotted paths is")
+    named = {path: name for name, path in KEYWORDS.items()}
+    config = PRESETS[preset]()
+    changes = {KEYWORDS[name]: value for name, value in keywords.items() if value is not None}
+    return override(config, {**changes, **(overrides or {})}, named)

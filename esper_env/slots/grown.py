@@ -1,0 +1,194 @@
+"""A host with modules in its slots, as one plain nn.Module."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+
+from esper_env.blueprints.catalogue import Blueprint
+from esper_env.contracts.action import Style
+from esper_env.contracts.facts import Place
+from esper_env.hosts.host import Host
+from esper_env.slots.blend import Gate, blend, isolate
+
+PROBE_BATCH = 2
+"""Samples of the probe forward pass; more than one, so that batch statistics exist."""
+_PROBE_SEED = 0
+
+
+class Graft(nn.Module):
+    """One module in a slot: its branch, perhaps a gate, and how its output joins the host's.
+
+    The flags are plain attributes that the engine sets with the stage. Freshly built it is as in GERMINATED.
+
+    Args:
+        branch: maps the host's value to a correction of the same shape.
+        style: the composition from BLENDING on.
+    """
+
+    gate: nn.Module | None
+
+    def __init__(self, branch: nn.Module, style: Style) -> None:
+        super().__init__()
+        self.branch = branch
+        self.register_module("gate", None)
+        self.style = style
+        self.alpha = 0.0
+        """Share in [0, 1] of the module in the slot's value; not read while isolated."""
+        self.isolated = True
+        """TRAINING: the module learns, the host's value and gradient stay as they are."""
+        self.detach_input = True
+        """Whether the gradient stops at the branch's and the gate's input (in TRAINING always)."""
+        self.in_graph = False
+        """False in GERMINATED: the module neither runs nor learns."""
+
+    def active(self, record: bool) -> bool:
+        """Whether the branch has to run: in eval mode an isolated module is only run to be recorded."""
+        return self.in_graph and (record or (self.training if self.isolated else self.alpha != 0))
+
+    def forward(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The slot's value and the branch's output, both of h's shape."""
+        source = h.detach() if self.detach_input or self.isolated else h
+        d = self.branch(source)
+        if self.isolated:
+            return isolate(h, d), d
+        gate_value = self.gate(source) if self.gate is not None else None
+        return blend(h, d, self.alpha, self.style, gate_value), d
+
+
+class GrownModel(nn.Module):
+    """A host and the modules in its slots.
+
+    Parameters come in the order host, then slot by slot, whatever the order of planting.
+
+    Args:
+        host: the network.
+        slots: index of each slot's place, ascending.
+    """
+
+    def __init__(self, host: Host, slots: Sequence[int]) -> None:
+        super().__init__()
+        self.host = host
+        self.slots = tuple(slots)
+        self._slot_at = {place: slot for slot, place in enumerate(self.slots)}
+        self._grafts = nn.ModuleList([cast(nn.Module, None)] * len(self.slots))
+        self.delta_ratio: torch.Tensor | None = None
+        """(slot,): RMS(branch output) / RMS(host value) in the last forward pass if recorded, NaN = none."""
+
+    @property
+    def grafts(self) -> tuple[Graft | None, ...]:
+        """The module of each slot, None where it is empty."""
+        return tuple(cast(Graft | None, graft) for graft in self._grafts)
+
+    def place(self, slot: int) -> Place:
+        """Where a slot is."""
+        return self.host.places[self.slots[slot]]
+
+    def plant(self, slot: int, graft: Graft) -> None:
+        """Put a module into an empty slot; its train or eval mode becomes the model's.
+
+        Raises:
+            ValueError: the slot holds a module.
+        """
+        if self._grafts[slot] is not None:
+            raise ValueError(f"slot {slot} ({self.place(slot).name}) holds a module already")
+        self._grafts[slot] = graft.train(self.training)
+
+    def remove(self, slot: int) -> None:
+        """Empty a slot."""
+        self._grafts[slot] = cast(nn.Module, None)
+
+    def forward(
+        self, x: torch.Tensor, without: frozenset[int] = frozenset(), record: bool = False
+    ) -> torch.Tensor:
+        """Logits (batch, classes).
+
+        Args:
+            x: (batch, channels, height, width).
+            without: slots whose modules are switched off, for counterfactuals.
+            record: also measure `delta_ratio`.
+        """
+        ratios = x.new_full((len(self.slots),), torch.nan) if record else None
+        for index, segment in enumerate(self.host.segments):
+            x = segment(x)
+            slot = self._slot_at.get(index)
+            if slot is not None and slot not in without:
+                x = self._through(slot, x, ratios)
+        self.delta_ratio = ratios
+        return x
+
+    def _through(self, slot: int, h: torch.Tensor, ratios: torch.Tensor | None) -> torch.Tensor:
+        graft = self.grafts[slot]
+        if graft is None or not graft.active(ratios is not None):
+            return h
+        value: torch.Tensor
+        value, d = graft(h)
+        if ratios is not None:
+            ratios[slot] = _rms_ratio(d.detach(), h.detach())
+        return value
+
+
+@contextmanager
+def seeded(key: int) -> Iterator[None]:
+    """Inside, torch's CPU generator starts from this key and tensors are on the CPU; all is restored after.
+
+    `torch.manual_seed` would also reseed the accelerators, which `fork_rng` doesn't restore without copying
+    their states: the CPU's generator alone is seeded.
+
+    Args:
+        key: 0 <= key < 2**64, such as from `contracts.streams.key`.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(key)
+        yield
+
+
+def build_branch(blueprint: Blueprint, place: Place, key: int) -> nn.Module:
+    """A branch with weights from the key, on the CPU.
+
+    Raises:
+        ValueError: the blueprint has no builder for this family of hosts, or its builder fails.
+    """
+    if not blueprint.fits(place):
+        allowed = sorted(blueprint.builders)
+        raise ValueError(f"blueprint {blueprint.name!r} serves {allowed}, not {place.family} ({place.name})")
+    try:
+        with seeded(key):
+            return blueprint.builders[place.family](place)
+    except Exception as error:
+        raise ValueError(f"blueprint {blueprint.name!r} can't be built at {place}: {error}") from error
+
+
+def build_gate(place: Place, key: int) -> nn.Module:
+    """The gate of a GATED module with weights from the key, on the CPU.
+
+    Raises:
+        ValueError: there is no gate for this family of hosts.
+    """
+    if place.family != "cnn":
+        raise ValueError(f"there is a gate for 'cnn' places, not for {place.family!r} ({place.name})")
+    with seeded(key):
+        return Gate(place.channels)
+
+
+@torch.no_grad()
+def probe(branch: nn.Module, place: Place) -> bool:
+    """Gate G1: whether a forward pass in eval mode is finite and keeps the shape.
+
+    The batch is fixed: standard normal numbers of shape (2, *place.shape).
+    """
+    like = next(branch.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(_PROBE_SEED)
+    batch = torch.randn((PROBE_BATCH, *place.shape), generator=generator, device="cpu").to(like)
+    was_training = branch.training
+    d = branch.eval()(batch)
+    branch.train(was_training)
+    return d.shape == batch.shape and bool(torch.isfinite(d).all())
+
+
+def _rms_ratio(d: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """RMS(d) / RMS(h) as a scalar; NaN where h is 0 everywhere."""
+    size = h.square().mean().sqrt()
+    return torch.where(size > 0, d.square().mean().sqrt() / size, torch.nan)

@@ -1,0 +1,246 @@
+"""A task: train, validation and test images on the device, and what a host has to know about them."""
+
+import math
+import re
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from esper_env.contracts.streams import Stream, generator
+from esper_env.tasks import cifar10, folder, procedural
+
+SPLIT_SEED = 0
+"""Seed of the one permutation that carves validation out of the training files: the same for everybody."""
+
+_FOLDER = re.compile(r"folder:[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class TaskConfig(BaseModel):
+    """Which images a host learns, and how they are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: str = "cifar10"
+    """`cifar10`, `procedural`, or `folder:NAME` for NAME/{train,test}_{images,labels}.npy in the cache."""
+    data_dir: str | None = None
+    """Cache folder; None takes ESPER_DATA_DIR, else ~/.cache/esper."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training files that becomes validation (cifar10, folder)."""
+    patience: float = Field(12.0, gt=0)
+    """Seconds without a new byte after which a download is given up."""
+    image_size: int = Field(32, ge=8, le=128)
+    """Height and width in pixels (procedural)."""
+    train_size: int = Field(45_000, ge=1)
+    """Training images (procedural)."""
+    val_size: int = Field(5_000, ge=1)
+    """Validation images (procedural)."""
+    test_size: int = Field(10_000, ge=1)
+    """Test images (procedural)."""
+    generator_seed: int = Field(0, ge=0)
+    """Which procedural data set; no episode seed changes it."""
+    difficulty: procedural.Difficulty = procedural.Difficulty()
+    """What the procedural images look like."""
+    augment: bool | None = None
+    """Random crops and flips of training images; None: for cifar10 only, since elsewhere the orientation
+    of an image may be its class."""
+    crop_padding: int = Field(4, ge=0, le=16)
+    """Pixels of black border from which a crop of the original size is drawn (where augmented)."""
+    flip: bool = True
+    """Mirror every other image, at random (where augmented)."""
+
+    @field_validator("data")
+    @classmethod
+    def _known(cls, data: str) -> str:
+        if data not in ("cifar10", "procedural") and not _FOLDER.fullmatch(data):
+            raise ValueError(
+                f"data={data!r}: allowed are 'cifar10', 'procedural' and 'folder:NAME', NAME being a plain "
+                "folder name (letters, digits, '_', '-', '.') inside the cache folder"
+            )
+        return data
+
+
+class Split(NamedTuple):
+    """Images and labels on the device."""
+
+    images: torch.Tensor
+    """uint8 (N, H, W, C)."""
+    labels: torch.Tensor
+    """int64 (N,)."""
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Image classification. Tensors are shared by all environments of the process: never written to."""
+
+    name: str
+    """The `data` of the config."""
+    provenance: str
+    """One line that says what the images are and where they come from."""
+    train: Split
+    validation: Split
+    test: Split
+    """The three splits, disjoint."""
+    num_classes: int
+    """Number of labels."""
+    mean: torch.Tensor
+    """float32 (C,): channel means of the training split, images in [0, 1]."""
+    std: torch.Tensor
+    """float32 (C,): channel standard deviations, at least one gray level."""
+    crop_padding: int
+    """Pixels of border for random crops; 0 for none."""
+    flip: bool
+    """Whether training images are mirrored at random."""
+    family: str = "image"
+    """What kind of input a host gets."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one sample, as a host gets it."""
+        height, width, channels = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.train.images.device
+
+    @property
+    def chance_quality(self) -> float:
+        """Accuracy of guessing."""
+        return 1 / self.num_classes
+
+    @property
+    def chance_loss(self) -> float:
+        """Cross-entropy of guessing, in nats."""
+        return math.log(self.num_classes)
+
+
+def load_task(config: TaskConfig, device: torch.device) -> ImageTask:
+    """The task of a config. Images are held once per process and device, whoever asks for them.
+
+    Raises:
+        ValueError: files that are incomplete or damaged; they are left as they are.
+        DataUnavailableError: no files, and no download.
+    """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    augment = config.data == "cifar10" if config.augment is None else config.augment
+    with _LOCK:
+        source = _source(config, device)
+    return ImageTask(
+        name=config.data,
+        crop_padding=config.crop_padding if augment else 0,
+        flip=config.flip and augment,
+        **source._asdict(),
+    )
+
+
+class _Source(NamedTuple):
+    provenance: str
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+_LOCK = threading.Lock()
+
+
+def _source(config: TaskConfig, device: torch.device) -> _Source:
+    # Only what decides the images is the key, so that two configs that differ elsewhere share them.
+    if config.data == "procedural":
+        sizes = (config.train_size, config.val_size, config.test_size)
+        return _procedural(config.image_size, sizes, config.generator_seed, config.difficulty, device)
+    path, named_by = folder.cache_folder(config.data_dir)
+    return _from_files(config.data, path, named_by, config.val_fraction, config.patience, device)
+
+
+@cache
+def _procedural(
+    image_size: int,
+    sizes: tuple[int, int, int],
+    seed: int,
+    difficulty: procedural.Difficulty,
+    device: torch.device,
+) -> _Source:
+    splits = [
+        procedural.generate(image_size, size, seed, split, difficulty) for split, size in enumerate(sizes)
+    ]
+    provenance = f"procedural images {image_size}x{image_size}, generator v{procedural.VERSION}, seed {seed}"
+    if difficulty != procedural.Difficulty():
+        provenance += f", {difficulty}"
+    return _on_device(provenance, splits, len(procedural.CLASSES), device)
+
+
+@cache
+def _from_files(
+    data: str, cache_path: Path, named_by: str, val_fraction: float, patience: float, device: torch.device
+) -> _Source:
+    if data == "cifar10":
+        arrays = cifar10.load(cache_path, named_by, patience)
+        provenance = f"real CIFAR-10, from {cache_path / 'cifar10'}"
+    else:
+        path = cache_path / data.removeprefix("folder:")
+        if not folder.present(path):
+            raise folder.DataUnavailableError(
+                f"data={data!r}: none of {', '.join(folder.FILES)} is in {path} "
+                f"(cache folder named by {named_by})"
+            )
+        arrays = folder.read(path)
+        provenance = f"files of the user, from {path}"
+    train, validation = _carve(arrays.train_images, arrays.train_labels, val_fraction)
+    test = (np.array(arrays.test_images), arrays.test_labels)
+    return _on_device(provenance, [train, validation, test], int(arrays.train_labels.max()) + 1, device)
+
+
+_Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+def _carve(images: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float) -> tuple[_Images, _Images]:
+    """Train and validation. Validation keeps the order of the permutation: its first k are a fair sample."""
+    num_val = round(fraction * len(labels))
+    if not 0 < num_val < len(labels):
+        raise ValueError(
+            f"val_fraction={fraction} of {len(labels)} training images leaves {len(labels) - num_val} for "
+            f"training and {num_val} for validation; both need at least 1"
+        )
+    order = generator(SPLIT_SEED, Stream.DATA).permutation(len(labels))
+    train, validation = np.sort(order[num_val:]), order[:num_val]
+    return (images[train], labels[train]), (images[validation], labels[validation])
+
+
+def _on_device(provenance: str, splits: list[_Images], num_classes: int, device: torch.device) -> _Source:
+    mean, std = _moments(splits[0][0])
+    train, validation, test = (
+        Split(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+        for images, labels in splits
+    )
+    return _Source(provenance, train, validation, test, num_classes, mean.to(device), std.to(device))
+
+
+def _moments(images: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Channel means and standard deviations in [0, 1], float32 (C,), from exact counts of gray levels."""
+    counts = np.zeros((images.shape[3], 256))
+    for start in range(0, len(images), 1000):
+        for channel in range(images.shape[3]):
+            counts[channel] += np.bincount(images[start : start + 1000, ..., channel].ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt(share @ levels**2 - mean**2)
+    # A channel that never varies would divide by zero.
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.maximum(std, 1 / 255)).float()

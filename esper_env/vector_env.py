@@ -1,0 +1,318 @@
+"""The order of one step, for all environments at once. The file to read first; it holds no arithmetic."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.spaces import Box, MultiDiscrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+from esper_env.config import KEYWORDS, EsperConfig
+from esper_env.contracts.action import ActionLayout, Actions
+from esper_env.contracts.facts import HostFacts
+from esper_env.contracts.lifecycle import Op, Stage
+from esper_env.contracts.state import GameState
+from esper_env.engine.build import build_engine
+from esper_env.engine.setup import prepare
+from esper_env.mdp import infos, masks, observation, record, reward, transition
+from esper_env.mdp.episode import EpisodeSeeds, Limits, chosen, seed_list
+from esper_env.mdp.gates import GateResults, judge
+from esper_env.presets import resolve
+from esper_env.render import EpisodeTrace
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Values = Mapping[str, Floats]
+Info = infos.Info
+
+
+class EsperVectorEnv(VectorEnv):
+    """`num_envs` networks that grow while they train, stepped together, one epoch a step.
+
+    The game (actions, observation, reward, end of an episode) is described by `EsperEnv`. Each environment
+    has its own seed, weights and data order; what happens in one never depends on the others.
+
+    Args:
+        num_envs: Number of environments.
+        preset: What the other arguments change: `cifar` or `micro`.
+        host: Network to grow: `baseline`, `deep`, `blind`, `impaired`, `minimal` or `micro`.
+        slots: None for the host's default places, a number of slots, or a list of place names.
+        horizon: Epochs of an episode.
+        epoch_size: Training samples an epoch, a multiple of `batch_size`; `full` for the train split.
+        batch_size: Training samples a batch.
+        data: `cifar10`, `procedural`, or `folder:NAME`.
+        data_dir: Cache folder of data sets; None for ESPER_DATA_DIR, else `~/.cache/esper`.
+        reward: `dense` or `sparse`.
+        gates: `permissive` or `strict`.
+        param_budget: Most parameters, as a multiple of the host's; None for no limit.
+        compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over the horizon.
+        max_modules: Most modules at a time in one environment; None for no limit.
+        auto_advance: Gates, of `G1`, `G2`, `G3`, that fire by themselves.
+        gamma: Discount, used by shaping, published in `metadata["gamma"]`.
+        isolation: `training`, or `always` for comparison: where the gradient stops at a module's input.
+        max_episode_steps: Steps after which an episode is truncated from outside.
+        autoreset_mode: A member of `gymnasium.vector.AutoresetMode`, its value or its name.
+        strict_actions: An illegal action raises instead of becoming WAIT.
+        engine: `auto`, `reference`, or `null`, which plays the rules and trains nothing.
+        device: `auto`, `cpu` or `cuda`.
+        render_mode: None or `rgb_array`.
+        overrides: Any field of the configuration by dotted path, such as `{"reward.rent": 1.0}`.
+
+    Raises:
+        ValueError: an argument of the wrong type or out of range, before any data is loaded; or damaged data.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012  Gymnasium's form
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        preset: str = "cifar",
+        *,
+        host: str | None = None,
+        slots: int | Sequence[str] | None = None,
+        horizon: int | None = None,
+        epoch_size: int | Literal["full"] | None = None,
+        batch_size: int | None = None,
+        data: str | None = None,
+        data_dir: str | None = None,
+        reward: str | None = None,
+        gates: str | None = None,
+        param_budget: float | None = None,
+        compute_budget: float | None = None,
+        max_modules: int | None = None,
+        auto_advance: Sequence[str] | None = None,
+        gamma: float | None = None,
+        isolation: str | None = None,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        strict_actions: bool = False,
+        engine: str | None = None,
+        device: str | None = None,
+        render_mode: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        given = locals()
+        self.config: EsperConfig = resolve(preset, {name: given[name] for name in KEYWORDS}, overrides)
+        self.num_envs = _count(num_envs)
+        self.autoreset_mode = _autoreset(autoreset_mode)
+        self.strict_actions = strict_actions
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode={render_mode!r} is not allowed: None and 'rgb_array' are")
+        self.render_mode = render_mode
+        self._build()
+
+    def _build(self) -> None:
+        config, num_envs = self.config, self.num_envs
+        setup = prepare(config.host, config.task, config.engine, config.horizon)
+        self._engine = build_engine(num_envs, setup)
+        self.facts: HostFacts = setup.facts
+        self.provenance: str = setup.provenance
+        self.metadata = {
+            **self.metadata,
+            "autoreset_mode": self.autoreset_mode,
+            "gamma": config.reward.gamma,
+        }
+        self.layout = ActionLayout(self.facts.num_slots, self.facts.num_blueprints)
+        self.features = {name: part for name, _, part in observation.layout(self.facts)}
+        self.single_action_space = MultiDiscrete(self.layout.nvec)
+        self.single_observation_space = Box(*observation.bounds(self.facts), dtype=np.float32)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self._limits = Limits.of(
+            self.facts, setup.epoch_size, config.horizon, config.budget.compute, config.max_episode_steps
+        )
+        self._seeds = EpisodeSeeds(num_envs)
+        self._state = GameState.empty(num_envs, self.facts.num_slots)
+        self._trace = EpisodeTrace(num_envs, self.facts, config.horizon) if self.render_mode else None
+        self._unready = np.ones(num_envs, dtype=bool)
+        self._terminated = np.zeros(num_envs, dtype=bool)
+        self._truncated = np.zeros(num_envs, dtype=bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
+        """Begin new episodes, in all environments or in those of `options["reset_mask"]`, a bool array (env,).
+
+        Args:
+            seed: An int s gives environment i the seed s + i; a list gives one (or None) each; None goes on
+                with the series of episodes that the last seed began.
+            options: `reset_mask`, or nothing.
+
+        Raises:
+            TypeError: a mask that is not a bool array.
+            ValueError: a seed or mask of the wrong form, or an unknown option.
+            ClosedEnvironmentError: after `close`.
+        """
+        self._refuse_closed()
+        unknown = sorted(set(options or {}) - {"reset_mask"})
+        if unknown:
+            raise ValueError(f"options has {unknown}, only 'reset_mask' is known")
+        seeds = seed_list(seed, self.num_envs)
+        self._begin(chosen((options or {}).get("reset_mask"), self.num_envs), seeds)
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        return self._observe(), infos.build(self._state, self._masks, everywhere, None, None)
+
+    def step(self, actions: ArrayLike) -> tuple[NDArray[np.float32], Floats, Bools, Bools, Info]:
+        """Train every network for one epoch under these actions, integers of shape (env, 8).
+
+        Returns:
+            Observation float32 (env, feature), reward float64 (env,), terminated and truncated bool (env,), and
+            an info of arrays (env, ...) with boolean partners.
+
+        Raises:
+            ValueError: malformed actions, or, with `strict_actions`, illegal ones; nothing has happened then.
+            ResetNeeded: before the first reset, or, with autoreset disabled, after the end of an episode.
+            ClosedEnvironmentError: after `close`.
+        """
+        self._refuse_closed()
+        self._refuse_unready()
+        self._refuse_ended()
+        asked = self.layout.decode(self.layout.check(actions, self.num_envs))
+        resetting = self._over.copy()
+        valid = self._masks.legal(asked) | resetting
+        self._refuse_illegal(asked, valid)
+        self._begin(resetting, [None] * self.num_envs)
+
+        terms, end = self._play(asked.only(valid & ~resetting), valid, ~resetting)
+        obs = self._observe()
+        info = infos.build(self._state, self._masks, valid, terms, end)
+        terminated, truncated = self._terminated.copy(), self._truncated.copy()
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
+            obs, info = self._reset_at_once(obs, info)
+        return obs, reward.total(terms), terminated, truncated, info
+
+    def _play(self, actions: Actions, valid: Bools, played: Bools) -> tuple[Values, Values]:
+        """One epoch: the terms of the reward to pay, and the figures of the episodes that ended with it."""
+        state, facts, config = self._state, self.facts, self.config
+        before, quality = state.slots, state.quality
+        state.slots = transition.apply(state, actions, self._gates, config.lifecycle, facts)
+        state.slots = transition.tick(state.slots, before, quality, config.lifecycle)
+        self._engine.sync(state.slots, played)
+        self._engine.epoch(played)
+        record.observe(state, self._engine.evaluate(played), played, facts, config.record)
+        record.acted(state, actions.op, valid, played)
+        self._terminated = self._limits.terminated(state, played)
+        self._truncated = self._limits.truncated(state, played)
+        harvest = self._engine.harvest(self._terminated)
+        change = reward.Change(before, state.slots, quality, state.quality, actions.op, self._terminated)
+        due = reward.terms(change, record.harvested(harvest, facts), facts, config.reward, config.horizon)
+        if self._trace:
+            self._trace.add(state, played)
+        terms = reward.pay(state, due, played, self._terminated, config.reward)
+        return terms, infos.end_values(state, harvest, self._terminated, facts, self._limits.static_flops)
+
+    def _observe(self) -> NDArray[np.float32]:
+        """The observation; gates and masks are published with it, and the next step goes by them."""
+        state, config = self._state, self.config
+        fits = masks.fitting(state.slots, self.facts, config.budget, config.lifecycle.max_modules)
+        self._gates: GateResults = judge(state, fits, config.gates)
+        legal = masks.build(state, self._gates, fits, config.lifecycle, self.layout)
+        self._masks = masks.wait_only(legal, self._terminated, self.layout)
+        view = observation.View(state, self.facts, config.budget, config.horizon, self._limits.compute)
+        return observation.encode(view)
+
+    def _begin(self, envs: Bools, seeds: Sequence[int | None]) -> None:
+        """New episodes in the environments where `envs` is True."""
+        rows = np.flatnonzero(envs)
+        self._engine.begin(rows, [self._seeds.next(env, seeds[env]) for env in rows])
+        self._state.begin(rows, self.facts.chance_quality)
+        if self._trace:
+            self._trace.begin(rows)
+        for flags in (self._unready, self._terminated, self._truncated):
+            flags[rows] = False
+
+    def _reset_at_once(self, obs: NDArray[np.float32], info: Info) -> tuple[NDArray[np.float32], Info]:
+        """SAME_STEP: the end goes into `final_obs` and `final_info`, the next episode has begun."""
+        ended = self._over
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for env in np.flatnonzero(ended):
+            final_obs[env] = obs[env].copy()
+        self._begin(ended, [None] * self.num_envs)
+        first = self._observe()
+        begun = infos.build(self._state, self._masks, info["action_valid"], info["reward_terms"], None)
+        final = {"final_obs": final_obs, "_final_obs": ended, "_final_info": ended.copy()}
+        return first, begun | final | {"final_info": infos.only(info, ended)}
+
+    @property
+    def _over(self) -> Bools:
+        """(env,): episodes that have ended and not begun anew."""
+        return self._terminated | self._truncated
+
+    def action_masks(self) -> Bools:
+        """The flat mask of the last observation, (env, sum(nvec)), as sb3-contrib's MaskablePPO asks for it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._refuse_unready()
+        return self._masks.flat.astype(bool)
+
+    def sample_valid(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """A legal batch of actions, (env, 8): the op first, then the slot, then what the op reads.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._refuse_unready()
+        return masks.sample(self._masks, self.layout, rng)
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """A picture of each environment's episode so far, uint8 (height, width, 3); None without a render mode.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self._trace is None:
+            gym.logger.warn("render() without a render mode: pass render_mode='rgb_array' to make or make_vec")
+            return None
+        self._refuse_unready()
+        return tuple(self._trace.draw(env) for env in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the networks."""
+        self._engine.close()
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("this environment was closed: make a new one")
+
+    def _refuse_unready(self) -> None:
+        if self._unready.any():
+            raise ResetNeeded(f"environments {np.flatnonzero(self._unready).tolist()} were never reset: call reset()")
+
+    def _refuse_ended(self) -> None:
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
+            raise ResetNeeded(
+                f"the episodes of environments {np.flatnonzero(self._over).tolist()} are over and autoreset is disabled: "
+                "call reset(options={'reset_mask': ...})"
+            )
+
+    def _refuse_illegal(self, actions: Actions, valid: Bools) -> None:
+        if not self.strict_actions or valid.all():
+            return
+        env = int(np.flatnonzero(~valid)[0])
+        op, slot, stage = Op(actions.op[env]), actions.slot[env], self._state.slots.stage[env, actions.slot[env]]
+        legal = [o.name for o in Op if self._masks.op_slot[env, o, slot]]
+        blueprint = f" of {self.facts.blueprints[actions.blueprint[env]]}" if op == Op.GERMINATE else ""
+        raise ValueError(
+            f"environment {env}, slot {slot} ({Stage(stage).name}): {op.name}{blueprint} is not legal, only {legal}"
+        )
+
+
+def _count(num_envs: int) -> int:
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+        raise ValueError(f"num_envs={num_envs!r} is not allowed: an integer of at least 1 is")
+    return num_envs
+
+
+def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
+    for member in AutoresetMode:
+        if mode in (member, member.value, member.name):
+            return member
+    allowed = [name for member in AutoresetMode for name in (member.value, member.name)]
+    raise ValueError(f"autoreset_mode={mode!r} is not allowed: a gymnasium.vector.AutoresetMode is, or {allowed}")
