@@ -8,9 +8,10 @@ from esper_env.checking import check_vector_env
 from esper_env.config import EsperConfig
 from esper_env.contracts.action import HEADS_READ, READS, ActionLayout, Curve, Head, Style, encode
 from esper_env.contracts.facts import HostFacts, Place
-from esper_env.contracts.lifecycle import NEXT, TRANSITIONS, Gate, Op, Stage
+from esper_env.contracts.lifecycle import COOL_DOWN, NEXT, TRANSITIONS, Gate, Op, Stage
 from esper_env.env import EsperEnv
 from esper_env.mdp.observation import OBSERVATION_VERSION
+from esper_env.mdp.observation import layout as observation_layout
 from esper_env.registration import IDS, one_thread_per_forked_worker, register
 from esper_env.vector_env import EsperVectorEnv
 from esper_env.wrappers import MaskInObservation
@@ -20,6 +21,7 @@ one_thread_per_forked_worker()
 
 __version__ = "0.1.0"
 __all__ = [
+    "COOL_DOWN",
     "HEADS_READ",
     "IDS",
     "NEXT",
@@ -41,5 +43,6 @@ __all__ = [
     "Style",
     "check_vector_env",
     "encode",
+    "observation_layout",
     "register_blueprint",
 ]

@@ -64,7 +64,9 @@ KEYWORDS: dict[str, str] = {
 """Constructor arguments and the field that each of them sets."""
 
 
-def override(config: EsperConfig, changes: Mapping[str, Any], named: Mapping[str, str] | None = None) -> EsperConfig:
+def override(
+    config: EsperConfig, changes: Mapping[str, Any], named: Mapping[str, str] | None = None
+) -> EsperConfig:
     """A copy with fields changed by dotted path.
 
     Args:
@@ -104,6 +106,8 @@ def _explain(error: ValidationError, named: Mapping[str, str]) -> str:
         path = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and "[" not in part)
         message = problem["msg"].removeprefix("Value error, ")
         own_words = problem["type"] == "value_error"
-        name = next((name for known, name in named.items() if path == known or path.startswith(f"{known}.")), path)
+        name = next(
+            (name for known, name in named.items() if path == known or path.startswith(f"{known}.")), path
+        )
         lines.append(message if own_words else f"{name}={problem['input']!r} is not allowed: {message}")
     return "; ".join(dict.fromkeys(lines))

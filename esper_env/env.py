@@ -12,14 +12,64 @@ from esper_env.vector_env import EsperVectorEnv
 
 
 class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
-    """Grow a neural network while it trains."""
+    """Grow a neural network while it trains.
+
+    ## Description
+    A small host network is trained from scratch. At fixed places between its layers it has slots. Into a
+    slot the agent can plant a module built from a blueprint. The module first learns without influencing
+    the host, is then blended in by alpha, held, and either fossilized (committed) or pruned (removed).
+    One step is one epoch of training; at the end every module that is not fossilized is removed, and
+    what is left counts.
+
+    ## Action Space
+    `MultiDiscrete` with eight heads: slot, blueprint, style, tempo, alpha_target, alpha_speed,
+    alpha_curve, op. The op decides which of the others are read; the rest change nothing. What is legal
+    is published in `info`: `op_slot_mask` (op, slot) and, for GERMINATE, `blueprint_slot_mask` (slot,
+    blueprint) are exact; `action_mask` is their union per head. An illegal action becomes WAIT, and
+    `info["action_valid"]` is False.
+
+    ## Observation Space
+    A flat `Box` of float32. `env.features` maps the name of each feature to its slice; the table below
+    is made from the same declaration. A measurement that is missing shows -1, or 0 beside a flag that
+    says so.
+
+    ## Rewards
+    `dense`: 100 times the gain in validation quality, less rent for the size of the modules, churn of
+    alpha and the cost of ops, plus shaping that sums to the same for every life; at the end 100 times
+    what the harvest changes. So the return is the harvested quality won, in points, less what it cost.
+    `sparse` pays the same sum once, at the end. `info["reward_terms"]` holds the terms, which sum to the
+    reward.
+
+    ## Starting State
+    A new host with the weights, data order and augmentation that the episode's seed decides, all slots
+    empty.
+
+    ## Episode End
+    `terminated` when the horizon is over, or after the epoch that spends the compute budget: both are
+    observed. `truncated` only by limits set from outside; a truncated episode is not harvested. At the
+    end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`, `test_loss`, `param_ratio` and
+    `flops_ratio`.
+
+    ## Arguments
+    Those of `EsperVectorEnv` but for `num_envs` and `autoreset_mode`, which belong to
+    `gymnasium.make_vec`.
+
+    ## Version History
+    v0: initial version.
+
+    Raises:
+        ValueError: an argument of the wrong type or out of range, before any data is loaded; or damaged data.
+        TypeError: an unknown argument.
+    """
 
     metadata: dict[str, Any] = dict(EsperVectorEnv.metadata)  # noqa: RUF012  Gymnasium's form
 
     def __init__(self, preset: str = "cifar", **arguments: Any) -> None:
         for name in ("num_envs", "autoreset_mode"):
             if name in arguments:
-                raise ValueError(f"{name}={arguments[name]!r} belongs to gymnasium.make_vec; gymnasium.make gives one network")
+                raise ValueError(
+                    f"{name}={arguments[name]!r} belongs to gymnasium.make_vec: make gives a single network"
+                )
         self._envs = EsperVectorEnv(1, preset, autoreset_mode=AutoresetMode.DISABLED, **arguments)
         self.render_mode = self._envs.render_mode
         self.metadata = {**self.metadata, "gamma": self._envs.metadata["gamma"]}
@@ -54,7 +104,7 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         """A legal action, (8,): the op first, then the slot, then what the op reads."""
         return self._envs.sample_valid(rng)[0]
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """A picture of the episode so far, uint8 (height, width, 3); None without a render mode."""
         frames = self._envs.render()
         return None if frames is None else frames[0]

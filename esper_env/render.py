@@ -1,13 +1,13 @@
 """The picture of an episode: quality over epochs, and below it the life of every slot."""
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esper_env.contracts.facts import HostFacts
-from esper_env.contracts.lifecycle import HAS_MODULE, Stage
+from esper_env.contracts.lifecycle import HAS_MODULE, IS_BLENDED, Stage
 from esper_env.contracts.state import GameState
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ COLORS: dict[Stage, Color] = {
     Stage.EMBARGOED: (225, 176, 172),
     Stage.RESETTING: (240, 220, 216),
 }
-"""Color of each stage; where alpha does not reach, a module's lane has a paler tint of it."""
+"""Color of each stage; while a module blends, its lane is paler where alpha does not reach."""
 
 
 class EpisodeTrace:
@@ -96,7 +96,7 @@ class EpisodeTrace:
         canvas = _Canvas(self._horizon)
         lane = min(LANE_HEIGHT, LANES_HEIGHT // facts.num_slots)
         top = LANES_BOTTOM - lane * facts.num_slots
-        _draw_title(canvas, self._quality[env, :epochs], self._params[env, :epochs], self._stage[env, :, :epochs])
+        _draw_title(canvas, self._params[env, :epochs], self._stage[env, :, :epochs])
         _draw_epochs(canvas)
         _draw_curve(canvas, self._quality[env, :epochs], facts.chance_quality, top - 16)
         for slot, place in enumerate(facts.places):
@@ -170,9 +170,9 @@ def _font(size: int) -> "FreeTypeFont | ImageFont":
     return ImageFont.load_default(size)
 
 
-def _draw_title(canvas: _Canvas, quality: Any, params: Any, stages: Any) -> None:
-    parts = [f"epoch {len(quality)} of {canvas.horizon}"]
-    if len(quality):
+def _draw_title(canvas: _Canvas, params: NDArray[np.float64], stages: NDArray[np.int8]) -> None:
+    parts = [f"epoch {len(params)} of {canvas.horizon}"]
+    if len(params):
         fossils = int((stages[:, -1] == Stage.FOSSILIZED).sum())
         modules = int(HAS_MODULE[stages[:, -1]].sum())
         parts += [f"parameters {params[-1]:.2f} x host", f"modules {modules}, of these fossilized {fossils}"]
@@ -198,7 +198,7 @@ def _step(span: int) -> int:
 
 def _draw_curve(canvas: _Canvas, quality: NDArray[np.float64], chance: float, bottom: float) -> None:
     """Validation quality in percent, with a dashed line at chance."""
-    best = float(np.nanmax(quality, initial=0.0))
+    best = float(np.max(quality, initial=0.0))
     top_value = next((top for top in (0.2, 0.4, 0.6, 0.8) if best <= 0.97 * top), 1.0)
 
     def y(value: float) -> float:
@@ -210,22 +210,29 @@ def _draw_curve(canvas: _Canvas, quality: NDArray[np.float64], chance: float, bo
     canvas.text(LEFT, CURVE_TOP - 9, "validation quality", FAINT, 11)
     for x in np.arange(LEFT, RIGHT, 8.0):
         canvas.line([(x, y(chance)), (x + 4, y(chance))], FAINT)
-    points = [(canvas.x(i + 1), y(value)) for i, value in enumerate(quality) if np.isfinite(value)]
-    if points:
+    canvas.text(RIGHT, y(chance) - 3, "chance", FAINT, 11, "rb")
+    if len(quality):
+        points = [(canvas.x(epoch), y(value)) for epoch, value in enumerate(quality, start=1)]
         canvas.line(points, CURVE, 2)
-        canvas.dot(*points[-1], CURVE, 3.5)
-        beyond = points[-1][0] > RIGHT - 60
-        x, anchor = (points[-1][0] - 8, "rb") if beyond else (points[-1][0] + 8, "lb")
-        canvas.text(x, points[-1][1] - 4, f"{100 * quality[np.isfinite(quality)][-1]:.1f}%", CURVE, 13, anchor)
+        _draw_newest(canvas, *points[-1], f"{100 * quality[-1]:.1f}%")
+
+
+def _draw_newest(canvas: _Canvas, x: float, y: float, text: str) -> None:
+    canvas.dot(x, y, CURVE, 3.5)
+    if x > RIGHT - 60:
+        canvas.text(x - 8, y - 4, text, CURVE, 13, "rb")
+    else:
+        canvas.text(x + 8, y - 4, text, CURVE, 13, "lb")
 
 
 def _draw_lane(canvas: _Canvas, lane: _Lane, stages: NDArray[np.int8], alphas: NDArray[np.float64]) -> None:
-    """One cell an epoch: the stage's color up to alpha, a tint of it above."""
+    """One cell an epoch: the stage's color, paler above alpha while the module blends."""
     canvas.box(LEFT, lane.bottom - 1, RIGHT, lane.bottom, GRID)
+    colors = [COLORS[stage] for stage in Stage]
     for epoch, (stage, alpha) in enumerate(zip(stages, alphas, strict=True)):
-        color = COLORS[Stage(stage)]
+        color = colors[stage]
         left, right = canvas.x(epoch), canvas.x(epoch + 1)
-        canvas.box(left, lane.top, right, lane.bottom, _tint(color) if HAS_MODULE[stage] else color)
+        canvas.box(left, lane.top, right, lane.bottom, _tint(color) if IS_BLENDED[stage] else color)
         canvas.box(left, lane.height_of(alpha), right, lane.bottom, color)
 
 
@@ -235,11 +242,15 @@ def _tint(color: Color, share: float = 0.45) -> Color:
 
 
 def _draw_names(
-    canvas: _Canvas, lane: _Lane, blueprints: NDArray[np.int64], plantings: NDArray[np.int64], names: tuple[str, ...]
+    canvas: _Canvas,
+    lane: _Lane,
+    blueprints: NDArray[np.int64],
+    plantings: NDArray[np.int64],
+    names: tuple[str, ...],
 ) -> None:
-    """The blueprint's name where a module was planted; one that would cover the name before it is left out."""
+    """The blueprint's name where a module was planted, left out where it would cover the name before it."""
     free = float(LEFT)
-    for epoch in np.flatnonzero(np.diff(plantings, prepend=0)):
+    for epoch in np.flatnonzero(np.diff(plantings, prepend=0)).tolist():
         x = canvas.x(epoch)
         if blueprints[epoch] and x >= free:
             free = x + canvas.text(x, lane.names, names[blueprints[epoch]], size=11) + 6

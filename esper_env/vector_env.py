@@ -49,7 +49,7 @@ class EsperVectorEnv(VectorEnv):
         reward: `dense` or `sparse`.
         gates: `permissive` or `strict`.
         param_budget: Most parameters, as a multiple of the host's; None for no limit.
-        compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over the horizon.
+        compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over a horizon.
         max_modules: Most modules at a time in one environment; None for no limit.
         auto_advance: Gates, of `G1`, `G2`, `G3`, that fire by themselves.
         gamma: Discount, used by shaping, published in `metadata["gamma"]`.
@@ -136,7 +136,7 @@ class EsperVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], Info]:
-        """Begin new episodes, in all environments or in those of `options["reset_mask"]`, a bool array (env,).
+        """Begin new episodes, in all environments or those of `options["reset_mask"]`, a bool array (env,).
 
         Args:
             seed: An int s gives environment i the seed s + i; a list gives one (or None) each; None goes on
@@ -161,8 +161,8 @@ class EsperVectorEnv(VectorEnv):
         """Train every network for one epoch under these actions, integers of shape (env, 8).
 
         Returns:
-            Observation float32 (env, feature), reward float64 (env,), terminated and truncated bool (env,), and
-            an info of arrays (env, ...) with boolean partners.
+            Observation float32 (env, feature), reward float64 (env,), terminated and truncated bool (env,),
+            and an info of arrays (env, ...) with boolean partners.
 
         Raises:
             ValueError: malformed actions, or, with `strict_actions`, illegal ones; nothing has happened then.
@@ -219,7 +219,7 @@ class EsperVectorEnv(VectorEnv):
     def _begin(self, envs: Bools, seeds: Sequence[int | None]) -> None:
         """New episodes in the environments where `envs` is True."""
         rows = np.flatnonzero(envs)
-        self._engine.begin(rows, [self._seeds.next(env, seeds[env]) for env in rows])
+        self._engine.begin(rows, [self._seeds.next(env, seeds[env]) for env in rows.tolist()])
         self._state.begin(rows, self.facts.chance_quality)
         if self._trace:
             self._trace.begin(rows)
@@ -262,13 +262,15 @@ class EsperVectorEnv(VectorEnv):
         return masks.sample(self._masks, self.layout, rng)
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """A picture of each environment's episode so far, uint8 (height, width, 3); None without a render mode.
+        """A picture of each episode so far, uint8 (height, width, 3); None without a render mode.
 
         Raises:
             ResetNeeded: before the first reset.
         """
         if self._trace is None:
-            gym.logger.warn("render() without a render mode: pass render_mode='rgb_array' to make or make_vec")
+            gym.logger.warn(
+                "render() without a render mode: pass render_mode='rgb_array' to make or make_vec"
+            )
             return None
         self._refuse_unready()
         return tuple(self._trace.draw(env) for env in range(self.num_envs))
@@ -283,24 +285,31 @@ class EsperVectorEnv(VectorEnv):
 
     def _refuse_unready(self) -> None:
         if self._unready.any():
-            raise ResetNeeded(f"environments {np.flatnonzero(self._unready).tolist()} were never reset: call reset()")
+            raise ResetNeeded(
+                f"environments {np.flatnonzero(self._unready).tolist()} were never reset: call reset()"
+            )
 
     def _refuse_ended(self) -> None:
         if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
             raise ResetNeeded(
-                f"the episodes of environments {np.flatnonzero(self._over).tolist()} are over and autoreset is disabled: "
-                "call reset(options={'reset_mask': ...})"
+                f"the episodes of environments {np.flatnonzero(self._over).tolist()} are over "
+                "and autoreset is disabled: call reset(options={'reset_mask': ...})"
             )
 
     def _refuse_illegal(self, actions: Actions, valid: Bools) -> None:
         if not self.strict_actions or valid.all():
             return
         env = int(np.flatnonzero(~valid)[0])
-        op, slot, stage = Op(actions.op[env]), actions.slot[env], self._state.slots.stage[env, actions.slot[env]]
+        op, slot, stage = (
+            Op(actions.op[env]),
+            actions.slot[env],
+            self._state.slots.stage[env, actions.slot[env]],
+        )
         legal = [o.name for o in Op if self._masks.op_slot[env, o, slot]]
         blueprint = f" of {self.facts.blueprints[actions.blueprint[env]]}" if op == Op.GERMINATE else ""
         raise ValueError(
-            f"environment {env}, slot {slot} ({Stage(stage).name}): {op.name}{blueprint} is not legal, only {legal}"
+            f"environment {env}, slot {slot} ({Stage(stage).name}): "
+            f"{op.name}{blueprint} is not legal, only {legal}"
         )
 
 
@@ -315,4 +324,6 @@ def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
         if mode in (member, member.value, member.name):
             return member
     allowed = [name for member in AutoresetMode for name in (member.value, member.name)]
-    raise ValueError(f"autoreset_mode={mode!r} is not allowed: a gymnasium.vector.AutoresetMode is, or {allowed}")
+    raise ValueError(
+        f"autoreset_mode={mode!r} is not allowed: a gymnasium.vector.AutoresetMode is, or {allowed}"
+    )

@@ -10,24 +10,25 @@ from numpy.typing import NDArray
 class Stage(IntEnum):
     """Condition of a slot."""
 
-    DORMANT = 0
-    """Empty."""
-    GERMINATED = 1
-    """A module is planted; it is not in the graph and does not train."""
-    TRAINING = 2
-    """The module learns in isolation: the host's values and gradients are untouched."""
-    BLENDING = 3
-    """The module is faded in or out by alpha."""
-    HOLDING = 4
-    """Alpha rests at 1; the module waits for a decision."""
-    FOSSILIZED = 5
-    """Committed: part of the network, still trained, never removed."""
-    PRUNED = 6
-    """The module was removed in this step."""
-    EMBARGOED = 7
-    """Cooling down: the slot is closed."""
-    RESETTING = 8
-    """Last step of the cool-down."""
+    text: str
+    """What it means."""
+
+    def __new__(cls, value: int, text: str) -> "Stage":
+        """A member with its meaning."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.text = text
+        return member
+
+    DORMANT = 0, "Empty."
+    GERMINATED = 1, "A module is planted; it is not in the graph and does not train."
+    TRAINING = 2, "The module learns in isolation: the host's values and gradients are untouched."
+    BLENDING = 3, "The module is faded in or out by alpha."
+    HOLDING = 4, "Alpha rests at 1; the module waits for a decision."
+    FOSSILIZED = 5, "Committed: part of the network, still trained, never removed."
+    PRUNED = 6, "The module was removed in this step."
+    EMBARGOED = 7, "Cooling down: the slot is closed."
+    RESETTING = 8, "Last step of the cool-down."
 
 
 class Op(IntEnum):
@@ -105,7 +106,9 @@ def _next_stage() -> NDArray[np.int8]:
 NEXT: NDArray[np.int8] = _next_stage()
 """(stage, op): the stage an op leads to, or `ILLEGAL`."""
 
-HAS_MODULE = np.isin(np.arange(len(Stage)), [Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED])
+HAS_MODULE = np.isin(
+    np.arange(len(Stage)), [Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED]
+)
 """(stage,): whether a module is present."""
 
 IS_BLENDED = np.isin(np.arange(len(Stage)), [Stage.BLENDING, Stage.HOLDING])

@@ -25,8 +25,9 @@ class Ramp(IntEnum):
     DOWN = 2
 
 
-def _array(dtype: Any, empty: float) -> Any:
-    return field(metadata={"dtype": np.dtype(dtype), "empty": empty})
+def _array(dtype: Any, empty: float, *more: int) -> Any:
+    """A field of this dtype, of this value when empty, with `more` axes after the shared ones."""
+    return field(metadata={"dtype": np.dtype(dtype), "empty": empty, "more": more})
 
 
 def _flag() -> Any:
@@ -47,7 +48,10 @@ class _Arrays:
     @classmethod
     def _blank(cls, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
         own = [f for f in fields(cls) if "dtype" in f.metadata]  # type: ignore[arg-type]
-        return {f.name: np.full((*shape, *f.metadata.get("more", ())), f.metadata["empty"], f.metadata["dtype"]) for f in own}
+        return {
+            f.name: np.full((*shape, *f.metadata["more"]), f.metadata["empty"], f.metadata["dtype"])
+            for f in own
+        }
 
     def clear(self, index: Index) -> None:
         """Set the entries at `index` back to what they are when empty, in place."""
@@ -163,12 +167,12 @@ class GameState(_Arrays):
     """Share in [0, 1]."""
     quality: NDArray[np.float64] = _measure()
     """Validation quality in [0, 1]; chance before the first epoch."""
-    loss_history: NDArray[np.float64] = field(metadata={"dtype": np.float64, "empty": np.nan, "more": (HISTORY,)})
+    loss_history: NDArray[np.float64] = _array(np.float64, np.nan, HISTORY)
     """(env, 5): last validation losses, newest first."""
-    quality_history: NDArray[np.float64] = field(metadata={"dtype": np.float64, "empty": np.nan, "more": (HISTORY,)})
+    quality_history: NDArray[np.float64] = _array(np.float64, np.nan, HISTORY)
     """(env, 5): last validation qualities, newest first."""
 
-    owed: NDArray[np.float64] = field(metadata={"dtype": np.float64, "empty": 0.0, "more": (len(REWARD_TERMS),)})
+    owed: NDArray[np.float64] = _array(np.float64, 0.0, len(REWARD_TERMS))
     """(env, term): what the sparse reward will pay at the end of the episode."""
 
     @classmethod

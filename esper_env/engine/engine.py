@@ -42,7 +42,9 @@ class EngineConfig(BaseModel):
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         if self.epoch_size != "full" and self.epoch_size % self.batch_size:
-            raise ValueError(f"epoch_size={self.epoch_size} is not a multiple of batch_size={self.batch_size}")
+            raise ValueError(
+                f"epoch_size={self.epoch_size} is not a multiple of batch_size={self.batch_size}"
+            )
         return self
 
 

@@ -12,7 +12,11 @@ from esper_env.tasks.task import ImageTask, Split
 
 @torch.no_grad()
 def predict(
-    model: GrownModel, task: ImageTask, split: Split, limit: int | None = None, without: frozenset[int] = frozenset()
+    model: GrownModel,
+    task: ImageTask,
+    split: Split,
+    limit: int | None = None,
+    without: frozenset[int] = frozenset(),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy in nats and correctness (0 or 1) of the first `limit` samples, both float32 (sample,).
 

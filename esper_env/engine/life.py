@@ -1,6 +1,7 @@
 """One environment's network in the reference engine: planted, trained and measured in the plainest way."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,14 @@ TRAINED = ("train_loss", "train_accuracy")
 """What an epoch's training shows of an environment, as `EpochStats` calls it."""
 TRAINED_SLOTS = ("gradient_norm", "gradient_ratio", "vanishing_share", "exploding_share", "delta_ratio")
 """What it shows of each slot."""
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def _on(module: M, device: torch.device) -> M:
+    """Moved to the device, channels last in memory as the images are (see `tasks.loader`)."""
+    return module.to(device).to(memory_format=torch.channels_last)
 
 
 @dataclass
@@ -81,7 +90,7 @@ class Life:
         self._task, self._config = setup.loaded_task, setup.config
         with seeded(key(seed, Stream.HOST_INIT)):
             host = setup.build_host()
-        self.model = GrownModel(host, setup.slot_places).to(self._task.device)
+        self.model = _on(GrownModel(host, setup.slot_places), self._task.device)
         self.planted: dict[int, Planted] = {}
         self.epochs = 0
         self._host_parameters = list(self.model.host.parameters())
@@ -104,9 +113,14 @@ class Life:
     def _plant(self, slot: int, blueprint: Blueprint, planting: int, style: Style) -> Planted:
         place = self.model.place(slot)
         branch = build_branch(blueprint, place, key(self._seed, Stream.MODULE_INIT, slot, planting, 0))
-        branch = branch.to(self._task.device)
         optimizer = module_optimizer(list(branch.parameters()), self._config.optimizer)
-        planted = Planted(Graft(branch, style), planting, blueprint, probe(branch, place), [optimizer])
+        planted = Planted(
+            Graft(_on(branch, self._task.device), style),
+            planting,
+            blueprint,
+            probe(branch, place),
+            [optimizer],
+        )
         self.model.plant(slot, planted.graft)
         self.planted[slot] = planted
         return planted
@@ -115,7 +129,9 @@ class Life:
         planted = self.planted.get(slot)
         if planted is None:
             blueprint = self._setup.blueprints[slots.blueprint[env, slot]]
-            planted = self._plant(slot, blueprint, int(slots.planting[env, slot]), Style(slots.style[env, slot]))
+            planted = self._plant(
+                slot, blueprint, int(slots.planting[env, slot]), Style(slots.style[env, slot])
+            )
         planted.stage = Stage(slots.stage[env, slot])
         graft = planted.graft
         graft.in_graph = planted.stage >= Stage.TRAINING
@@ -130,8 +146,8 @@ class Life:
 
     def _add_gate(self, planted: Planted, slot: int) -> None:
         init = key(self._seed, Stream.MODULE_INIT, slot, planted.planting, 1)
-        gate = build_gate(self.model.place(slot), init).to(self._task.device)
-        planted.graft.gate = gate
+        gate = build_gate(self.model.place(slot), init)
+        planted.graft.gate = _on(gate, self._task.device)
         planted.optimizers.append(module_optimizer(list(gate.parameters()), self._config.optimizer))
 
     def train(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -177,7 +193,9 @@ class Life:
     def _slot_measures(self, host_meter: GradientMeter, meters: dict[int, GradientMeter]) -> torch.Tensor:
         """Gradients of modules that can still be removed, and the delta ratio of all that ran."""
         assert self.model.delta_ratio is not None
-        measures = torch.full((len(TRAINED_SLOTS), len(self.model.slots)), torch.nan, device=self._task.device)
+        measures = torch.full(
+            (len(TRAINED_SLOTS), len(self.model.slots)), torch.nan, device=self._task.device
+        )
         host_norm = torch.linalg.vector_norm(host_meter.rms())
         for slot, meter in meters.items():
             if self.planted[slot].stage == Stage.FOSSILIZED:
@@ -201,18 +219,24 @@ class Life:
         if not planted.graft.in_graph:
             return 0
         if planted.frozen:
-            return cost.frozen
+            return cost.forward if planted.graft.detach_input else cost.frozen
         return cost.isolated if planted.graft.detach_input else cost.blended
 
     def measuring_flops(self) -> float:
         """FLOPs of validating the network as it is now, and once more without each live module."""
         active = {slot: planted for slot, planted in self.planted.items() if planted.graft.alpha > 0}
-        own = {slot: sum(c.forward for c in planted.costs(self.model, slot)) for slot, planted in active.items()}
+        own = {
+            slot: sum(c.forward for c in planted.costs(self.model, slot)) for slot, planted in active.items()
+        }
         whole = self._setup.host_forward_flops + sum(own.values())
         counterfactual = sum(whole - own[slot] for slot in self.live)
-        return float(whole * self._task.validation.num_samples + counterfactual * self._config.counterfactual_size)
+        return float(
+            whole * self._task.validation.num_samples + counterfactual * self._config.counterfactual_size
+        )
 
     @property
     def live(self) -> list[int]:
         """Slots whose modules influence the host and can still be removed."""
-        return [s for s, p in sorted(self.planted.items()) if p.graft.alpha > 0 and p.stage != Stage.FOSSILIZED]
+        return [
+            s for s, p in sorted(self.planted.items()) if p.graft.alpha > 0 and p.stage != Stage.FOSSILIZED
+        ]

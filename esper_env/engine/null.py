@@ -1,4 +1,4 @@
-"""An engine that trains nothing: the real rules over injected statistics, for tests and for agents' own tests."""
+"""An engine that trains nothing: the real rules over injected statistics, for tests of rules and agents."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +18,7 @@ Script = Callable[[SlotState, Ints], EpochStats]
 
 
 def plausible(slots: SlotState, epochs: Ints) -> EpochStats:
-    """Made-up statistics: quality rises with time and with every blended module, all gradients are healthy."""
+    """Made-up statistics: quality rises with time and with blended modules, gradients are healthy."""
     stats = EpochStats.empty(*slots.stage.shape)
     blended = np.where(slots.alpha > 0, 5.0 * slots.alpha, 0.0)
     stats.val_accuracy = 0.1 + 0.3 * (1 - np.exp(-epochs / 10)) + blended.sum(axis=1) / 100
@@ -27,7 +27,12 @@ def plausible(slots: SlotState, epochs: Ints) -> EpochStats:
     trains = (slots.stage >= Stage.TRAINING) & HAS_MODULE[slots.stage]
     measured = trains & (slots.stage != Stage.FOSSILIZED) & (slots.ramp != Ramp.DOWN)
     stats.contribution = np.where(IS_BLENDED[slots.stage] & (slots.alpha > 0), blended, np.nan)
-    for name, value in (("gradient_norm", 0.5), ("gradient_ratio", 1.0), ("vanishing_share", 0.0), ("exploding_share", 0.0)):
+    for name, value in (
+        ("gradient_norm", 0.5),
+        ("gradient_ratio", 1.0),
+        ("vanishing_share", 0.0),
+        ("exploding_share", 0.0),
+    ):
         setattr(stats, name, np.where(measured, value, np.nan))
     stats.delta_ratio = np.where(trains, 1.0, np.nan)
     stats.probe_passed = HAS_MODULE[slots.stage]
@@ -74,8 +79,14 @@ class NullEngine:
         kept.remove_module(kept.stage != Stage.FOSSILIZED)
         kept.stage[kept.stage != Stage.FOSSILIZED] = Stage.DORMANT
         stats, harvest = self.script(kept, self._epochs), HarvestStats.empty(len(ending))
-        harvest.val_loss[ending], harvest.val_accuracy[ending] = stats.val_loss[ending], stats.val_accuracy[ending]
-        harvest.test_loss[ending], harvest.test_accuracy[ending] = stats.val_loss[ending], stats.val_accuracy[ending]
+        harvest.val_loss[ending], harvest.val_accuracy[ending] = (
+            stats.val_loss[ending],
+            stats.val_accuracy[ending],
+        )
+        harvest.test_loss[ending], harvest.test_accuracy[ending] = (
+            stats.val_loss[ending],
+            stats.val_accuracy[ending],
+        )
         return harvest
 
     def close(self) -> None:

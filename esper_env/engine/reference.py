@@ -48,25 +48,25 @@ class ReferenceEngine:
 
     def begin(self, envs: Ints, seeds: Sequence[int]) -> None:
         """See `Engine`."""
-        for env, seed in zip(envs, seeds, strict=True):
+        for env, seed in zip(envs.tolist(), seeds, strict=True):
             self._lives[env] = Life(self._setup, seed)
 
     def sync(self, slots: SlotState, playing: Bools) -> None:
         """See `Engine`."""
-        for env in np.flatnonzero(playing):
+        for env in np.flatnonzero(playing).tolist():
             self.life(env).sync(slots, env)
 
     def epoch(self, playing: Bools) -> None:
         """See `Engine`."""
-        for env in np.flatnonzero(playing):
+        for env in np.flatnonzero(playing).tolist():
             self._train_flops[env] = self.life(env).training_flops()
             self._trained[env] = self.life(env).train()
 
     def evaluate(self, playing: Bools) -> EpochStats:
         """See `Engine`."""
         stats = EpochStats.empty(len(self._lives), self.facts.num_slots)
-        envs = np.flatnonzero(playing)
-        if len(envs) == 0:
+        envs = np.flatnonzero(playing).tolist()
+        if not envs:
             return stats
         rows = torch.stack([self._measure(env) for env in envs]).cpu().numpy()
         num_env, num_slot = len(TRAINED) + 2, self.facts.num_slots
@@ -85,14 +85,16 @@ class ReferenceEngine:
     def _measure(self, env: int) -> torch.Tensor:
         """All measurements of one environment as one float64 vector on the device."""
         life, task = self.life(env), self._setup.loaded_task
-        validation, contribution = measure(life.model, task, life.live, self._setup.config.counterfactual_size)
+        validation, contribution = measure(
+            life.model, task, life.live, self._setup.config.counterfactual_size
+        )
         trained, slots = self._trained.pop(env)
         return torch.cat([trained.double(), validation, slots.double().flatten(), contribution])
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """See `Engine`."""
         stats, task = HarvestStats.empty(len(self._lives)), self._setup.loaded_task
-        for env in np.flatnonzero(ending):
+        for env in np.flatnonzero(ending).tolist():
             life = self.life(env)
             for slot, planted in list(life.planted.items()):
                 if planted.stage != Stage.FOSSILIZED:

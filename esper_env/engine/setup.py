@@ -87,7 +87,8 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     epoch_size = _epoch_size(engine, shape.train_size)
     if engine.counterfactual_size > shape.val_size:
         raise ValueError(
-            f"engine.counterfactual_size={engine.counterfactual_size}: the validation split has {shape.val_size} samples"
+            f"engine.counterfactual_size={engine.counterfactual_size} is not allowed: "
+            f"the validation split has {shape.val_size} samples"
         )
     loaded = None if engine.name == "null" else load_task(task, device)
     return Setup(
@@ -108,5 +109,7 @@ def _epoch_size(engine: EngineConfig, train_size: int) -> int:
     if engine.epoch_size != "full":
         return engine.epoch_size
     if train_size < engine.batch_size:
-        raise ValueError(f"epoch_size='full': {train_size} training samples are less than batch_size={engine.batch_size}")
+        raise ValueError(
+            f"epoch_size='full': {train_size} training samples are less than batch_size={engine.batch_size}"
+        )
     return train_size // engine.batch_size * engine.batch_size

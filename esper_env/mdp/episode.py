@@ -93,7 +93,9 @@ def seed_list(seed: int | Sequence[int | None] | None, num_envs: int) -> list[in
     whole = isinstance(seed, int | np.integer)
     seeds = [seed + i for i in range(num_envs)] if whole else list(seed)  # type: ignore[operator, arg-type]
     if len(seeds) != num_envs:
-        raise ValueError(f"seed has {len(seeds)} entries: one for each of the {num_envs} environments is required")
+        raise ValueError(
+            f"seed has {len(seeds)} entries: one for each of the {num_envs} environments is required"
+        )
     for one in seeds:
         if one is not None and (not isinstance(one, int | np.integer) or isinstance(one, bool) or one < 0):
             raise ValueError(f"seed={one!r} is not allowed: non-negative integers and None are")

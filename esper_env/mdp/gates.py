@@ -102,13 +102,15 @@ def _healthy(slots: SlotState, config: GateConfig) -> dict[str, Bools]:
 
 
 def _g0(slots: SlotState, blueprint_slot: Bools) -> GateResult:
-    fits = blueprint_slot.any(axis=-1)
+    fits = np.any(blueprint_slot, axis=-1)
     return GateResult(Gate.G0, {"blueprint_fits": fits}, fits.astype(float), slots.stage == Stage.DORMANT)
 
 
 def _g1(slots: SlotState) -> GateResult:
     passed = slots.probe_passed
-    return GateResult(Gate.G1, {"probe_passed": passed}, passed.astype(float), slots.stage == Stage.GERMINATED)
+    return GateResult(
+        Gate.G1, {"probe_passed": passed}, passed.astype(float), slots.stage == Stage.GERMINATED
+    )
 
 
 def _g2(slots: SlotState, quality: Floats, config: GateConfig, strict: bool) -> GateResult:

@@ -47,7 +47,8 @@ def end_values(
     ratios = (1 + fossils / facts.host_params, state.train_flops / static_flops)
     measured = (harvest.val_accuracy, harvest.val_loss, harvest.test_accuracy, harvest.test_loss)
     return {
-        key: np.where(terminated, value, np.nan) for key, value in zip(END_KEYS, (*measured, *ratios), strict=True)
+        key: np.where(terminated, value, np.nan)
+        for key, value in zip(END_KEYS, (*measured, *ratios), strict=True)
     }
 
 

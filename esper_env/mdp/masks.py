@@ -113,7 +113,7 @@ def _publish(op_slot: Bools, blueprint_slot: Bools, layout: ActionLayout) -> Mas
 
 def _flat(op_slot: Bools, blueprint_slot: Bools, layout: ActionLayout) -> Int8s:
     """Union per head; a head that no legal op reads keeps its canonical value 0, so none is ever empty."""
-    ops = op_slot.any(axis=2)
+    ops: Bools = np.any(op_slot, axis=2)
     flat = np.zeros((len(op_slot), int(layout.nvec.sum())), dtype=np.int8)
     flat[:, layout.part(Head.OP)] = ops
     flat[:, layout.part(Head.SLOT)] = op_slot[:, Op.WAIT + 1 :].any(axis=1)
@@ -129,11 +129,16 @@ def _flat(op_slot: Bools, blueprint_slot: Bools, layout: ActionLayout) -> Int8s:
 
 def sample(masks: Masks, layout: ActionLayout, rng: np.random.Generator) -> NDArray[np.int64]:
     """A legal batch of shape (env, 8): the op uniformly among the legal ones, then slot, then arguments."""
-    drawn = [_sample_one(masks.op_slot[env], masks.blueprint_slot[env], layout, rng) for env in range(len(masks.flat))]
+    drawn = [
+        _sample_one(masks.op_slot[env], masks.blueprint_slot[env], layout, rng)
+        for env in range(len(masks.flat))
+    ]
     return np.array(drawn, dtype=np.int64)
 
 
-def _sample_one(op_slot: Int8s, blueprint_slot: Int8s, layout: ActionLayout, rng: np.random.Generator) -> NDArray[np.int64]:
+def _sample_one(
+    op_slot: Int8s, blueprint_slot: Int8s, layout: ActionLayout, rng: np.random.Generator
+) -> NDArray[np.int64]:
     action = np.zeros(len(Head), dtype=np.int64)
     op = Op(rng.choice(np.flatnonzero(op_slot.any(axis=1))))
     action[Head.OP] = op

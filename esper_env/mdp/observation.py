@@ -68,7 +68,7 @@ def _known(x: Array, missing: float) -> Array:
 
 
 def _loss(x: Array) -> Array:
-    return _known(symlog(x) / 7, MISSING)
+    return _known(symlog(x), 7 * MISSING)
 
 
 def _quality(x: Array) -> Array:
@@ -113,29 +113,37 @@ BASE_FEATURES: tuple[Feature, ...] = (
     Feature("compute_left", 0, 1, 1, lambda v: 1 - v.state.train_flops / v.compute_limit,
             "share of the compute budget left, 1 when there is none"),
     Feature("evaluated", 0, 1, 1, lambda v: ~np.isnan(v.state.val_loss), "1 once an epoch has been measured"),
-    Feature("val_loss", -1, 1, 1, lambda v: _loss(v.state.val_loss), "symlog(validation loss) / 7, -1 before the first epoch"),
-    Feature("val_quality", -1, 1, 1, lambda v: np.where(np.isnan(v.state.val_loss), MISSING, _quality(v.state.quality)),
+    Feature("val_loss", -1, 1, 7, lambda v: _loss(v.state.val_loss),
+            "symlog(validation loss), -1 before the first epoch"),
+    Feature("val_quality", -1, 1, 1,
+            lambda v: np.where(np.isnan(v.state.val_loss), MISSING, _quality(v.state.quality)),
             "validation quality, -1 before the first epoch"),
-    Feature("loss_history", -1, 1, 1, lambda v: _loss(v.state.loss_history),
-            "last five validation losses as above, newest first, -1 where missing", width=HISTORY),
+    Feature("loss_history", -1, 1, 7, lambda v: _loss(v.state.loss_history),
+            "symlog(last five validation losses), newest first, -1 where missing", width=HISTORY),
     Feature("quality_history", -1, 1, 1, lambda v: _quality(v.state.quality_history),
             "last five validation qualities, newest first, -1 where missing", width=HISTORY),
-    Feature("generalization_gap", -1, 1, 7, lambda v: _known(symlog(v.state.val_loss - v.state.train_loss), 0.0),
+    Feature("generalization_gap", -1, 1, 7,
+            lambda v: _known(symlog(v.state.val_loss - v.state.train_loss), 0.0),
             "symlog(validation loss - train loss), 0 before the first epoch (see evaluated)"),
     Feature("training_share", 0, 1, 1, _share_of(Stage.TRAINING), "share of slots in TRAINING"),
     Feature("blending_share", 0, 1, 1, _share_of(Stage.BLENDING), "share of slots in BLENDING"),
     Feature("holding_share", 0, 1, 1, _share_of(Stage.HOLDING), "share of slots in HOLDING"),
     Feature("fossilized_share", 0, 1, 1, _share_of(Stage.FOSSILIZED), "share of slots in FOSSILIZED"),
     Feature("last_success", 0, 1, 1, lambda v: v.state.last_success, "1 when the last action was legal"),
-    Feature("last_op", 0, 1, 1, lambda v: _one_hot(v.state.last_op, len(Op)), "op applied last, one-hot, all 0 after a reset",
+    Feature("last_op", 0, 1, 1,
+            lambda v: _one_hot(v.state.last_op, len(Op)), "op applied last, one-hot, all 0 after a reset",
             width=len(Op)),
 )  # fmt: skip
 
 SLOT_FEATURES: tuple[Feature, ...] = (
-    Feature("log2_channels", 0, 1, 12, _place(lambda p: np.log2(p.channels)), "log2 of the channels there", static=True),
-    Feature("log2_positions", 0, 1, 12, _place(lambda p: np.log2(p.positions)), "log2 of the pixels or tokens there", static=True),
-    Feature("depth", 0, 1, 1, _place(lambda p: p.depth), "share of the host's blocks before the slot", static=True),
-    Feature("present", 0, 1, 1, lambda v: v.state.slots.stage != Stage.DORMANT, "1 when the slot is not DORMANT"),
+    Feature("log2_channels", 0, 1, 12, _place(lambda p: np.log2(p.channels)),
+            "log2 of the channels there", static=True),
+    Feature("log2_positions", 0, 1, 12, _place(lambda p: np.log2(p.positions)),
+            "log2 of the pixels or tokens there", static=True),
+    Feature("depth", 0, 1, 1, _place(lambda p: p.depth),
+            "share of the host's blocks before the slot", static=True),
+    Feature("present", 0, 1, 1, lambda v: v.state.slots.stage != Stage.DORMANT,
+            "1 when the slot is not DORMANT"),
     Feature("stage", 0, 1, 1, lambda v: _one_hot(v.state.slots.stage - 1, len(Stage) - 1),
             "stage from GERMINATED to RESETTING, one-hot", width=len(Stage) - 1),
     Feature("alpha", 0, 1, 1, _slot("alpha"), "alpha"),
@@ -144,29 +152,36 @@ SLOT_FEATURES: tuple[Feature, ...] = (
             "alpha at rest, going up, going down, one-hot", width=len(Ramp)),
     Feature("ramp_total", 0, 1, 12, _slot("ramp_total"), "length of the last ramp in epochs"),
     Feature("ramp_done", 0, 1, 12, _slot("ramp_done"), "epochs of it that are over"),
-    Feature("ramp_left", 0, 1, 12, lambda v: v.state.slots.ramp_total - v.state.slots.ramp_done, "epochs of it to come"),
+    Feature("ramp_left", 0, 1, 12, lambda v: v.state.slots.ramp_total - v.state.slots.ramp_done,
+            "epochs of it to come"),
     Feature("alpha_velocity", -1, 1, 1, _slot("alpha_velocity"), "change of alpha in the last step"),
     Feature("tempo", 0, 1, 12, _slot("tempo"), "epochs of the blending ramp, chosen at GERMINATE"),
     Feature("style", 0, 1, 1, lambda v: _one_hot(v.state.slots.style, len(Style)) & _has_module(v)[..., None],
             "style, one-hot, all 0 without a module", width=len(Style)),
-    Feature("counterfactual_measured", 0, 1, 1, _measured("contribution"), "1 once the contribution was measured"),
+    Feature("counterfactual_measured", 0, 1, 1, _measured("contribution"),
+            "1 once the contribution was measured"),
     Feature("contribution", -1, 1, np.log(101), lambda v: _known(symlog(v.state.slots.contribution), 0.0),
             "symlog(contribution in points)"),
-    Feature("contribution_velocity", -1, 1, np.log(101), lambda v: _known(symlog(v.state.slots.contribution_velocity), 0.0),
+    Feature("contribution_velocity", -1, 1, np.log(101),
+            lambda v: _known(symlog(v.state.slots.contribution_velocity), 0.0),
             "symlog(average change of the contribution in points an epoch), 0 until measured twice"),
     Feature("freshness", 0, 1, 1,
             lambda v: ~np.isnan(v.state.slots.contribution) * FRESHNESS**v.state.slots.contribution_age,
             "0.995 ^ (epochs since the contribution was measured), 0 if never"),
-    Feature("gradients_measured", 0, 1, 1, _measured("gradient_norm"), "1 when gradients were measured in the last epoch"),
-    Feature("gradient_norm", 0, 1, 7, lambda v: _known(symlog(v.state.slots.gradient_norm), 0.0), "symlog(gradient norm)"),
+    Feature("gradients_measured", 0, 1, 1, _measured("gradient_norm"),
+            "1 when gradients were measured in the last epoch"),
+    Feature("gradient_norm", 0, 1, 7, lambda v: _known(symlog(v.state.slots.gradient_norm), 0.0),
+            "symlog(gradient norm)"),
     Feature("gradient_ratio", -1, 1, 10, lambda v: _known(v.state.slots.gradient_ratio, 10 * MISSING),
             "average size-corrected ratio of module to host gradient, -1 until measured"),
-    Feature("gradient_health", 0, 1, 1, lambda v: _known(v.state.slots.gradient_health, 0.0), "gradient health (see gradients_measured)"),
+    Feature("gradient_health", 0, 1, 1, lambda v: _known(v.state.slots.gradient_health, 0.0),
+            "gradient health (see gradients_measured)"),
     Feature("vanishing", 0, 1, 1, _slot("vanishing"), "1 when a tensor's gradient vanished"),
     Feature("exploding", 0, 1, 1, _slot("exploding"), "1 when a tensor's gradient exploded"),
     Feature("delta_ratio", -1, 1, 7, lambda v: _known(symlog(v.state.slots.delta_ratio), 7 * MISSING),
             "symlog(RMS of the branch's output / RMS of the host's value), -1 where not measured"),
-    Feature("epochs_in_stage", 0, 1, 1, lambda v: v.state.slots.epochs_in_stage / v.horizon, "epochs in this stage / horizon"),
+    Feature("epochs_in_stage", 0, 1, 1, lambda v: v.state.slots.epochs_in_stage / v.horizon,
+            "epochs in this stage / horizon"),
     Feature("age", 0, 1, 1, lambda v: v.state.slots.age / v.horizon, "age of the module / horizon"),
     Feature("module_params", 0, 1, 10, lambda v: v.state.slots.params / v.facts.host_params,
             "parameters of module and gate / parameters of the host"),
@@ -179,7 +194,9 @@ SLOT_FEATURES: tuple[Feature, ...] = (
 def layout(facts: HostFacts) -> list[tuple[str, Feature, slice]]:
     """Name, feature and position of everything in the flat vector; slot features are called `slot0.alpha`."""
     named = [(feature.name, feature) for feature in BASE_FEATURES]
-    named += [(f"slot{s}.{feature.name}", feature) for s in range(facts.num_slots) for feature in SLOT_FEATURES]
+    named += [
+        (f"slot{s}.{feature.name}", feature) for s in range(facts.num_slots) for feature in SLOT_FEATURES
+    ]
     rows, at = [], 0
     for name, feature in named:
         rows.append((name, feature, slice(at, at + feature.size(facts))))
@@ -209,4 +226,6 @@ def encode(view: View) -> NDArray[np.float32]:
 
 
 def _values(feature: Feature, view: View) -> Array:
-    return np.clip(np.asarray(feature.formula(view), dtype=np.float64) / feature.scale, feature.low, feature.high)
+    return np.clip(
+        np.asarray(feature.formula(view), dtype=np.float64) / feature.scale, feature.low, feature.high
+    )

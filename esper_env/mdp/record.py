@@ -45,7 +45,9 @@ def acted(state: GameState, op: NDArray[np.int64], valid: Bools, played: Bools) 
     state.last_success = np.where(played, valid, state.last_success)
 
 
-def observe(state: GameState, stats: EpochStats, played: Bools, facts: HostFacts, config: RecordConfig) -> None:
+def observe(
+    state: GameState, stats: EpochStats, played: Bools, facts: HostFacts, config: RecordConfig
+) -> None:
     """Write an epoch's statistics into the state of the environments that played, in place."""
     state.epoch += played
     state.train_flops += np.where(played, stats.train_flops, 0.0)
@@ -65,7 +67,11 @@ def _push(history: Floats, newest: Floats, played: Bools) -> None:
 
 def _observe_modules(slots: SlotState, stats: EpochStats, played: Bools, config: RecordConfig) -> None:
     """Measurements of one epoch; what was not measured this time is NaN, averages keep their last value."""
-    health = 1 - config.vanishing_penalty * stats.vanishing_share - config.exploding_penalty * stats.exploding_share
+    health = (
+        1
+        - config.vanishing_penalty * stats.vanishing_share
+        - config.exploding_penalty * stats.exploding_share
+    )
     slots.gradient_health = np.where(played, np.clip(health, 0, 1), slots.gradient_health)
     slots.gradient_norm = np.where(played, stats.gradient_norm, slots.gradient_norm)
     slots.vanishing = np.where(played, stats.vanishing_share > 0, slots.vanishing)
@@ -77,7 +83,9 @@ def _observe_modules(slots: SlotState, stats: EpochStats, played: Bools, config:
     change = stats.contribution - slots.contribution
     slots.contribution_velocity = _average(slots.contribution_velocity, change, config.velocity_memory)
     measured = ~np.isnan(stats.contribution)
-    slots.contribution_age = np.where(measured, 0, slots.contribution_age + (played & ~np.isnan(slots.contribution)))
+    slots.contribution_age = np.where(
+        measured, 0, slots.contribution_age + (played & ~np.isnan(slots.contribution))
+    )
     slots.contribution = np.where(measured, stats.contribution, slots.contribution)
 
 

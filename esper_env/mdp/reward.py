@@ -120,7 +120,7 @@ def potential(slots: SlotState, config: RewardConfig) -> Floats:
 
 
 def _shaping(change: Change, config: RewardConfig) -> Floats:
-    """gamma Phi' - Phi, with Phi' = 0 at a terminal state, so that it adds the same to every life.
+    """The price of gamma Phi' - Phi, with Phi' = 0 at a terminal state: it adds the same to every life.
 
     Reference: A. Ng, D. Harada, S. Russell, "Policy invariance under reward transformations" (ICML 1999).
     """

@@ -26,7 +26,7 @@ class LifecycleConfig(BaseModel):
 
     pruned_epochs: int = Field(1, ge=1)
     """Steps a slot shows PRUNED."""
-    embargo_epochs: int = Field(5, ge=1)
+    embargoed_epochs: int = Field(5, ge=1)
     """Steps a slot shows EMBARGOED."""
     resetting_epochs: int = Field(1, ge=1)
     """Steps a slot shows RESETTING."""
@@ -44,7 +44,7 @@ class LifecycleConfig(BaseModel):
     @property
     def cool_down(self) -> dict[Stage, int]:
         """Length in epochs of each stage that a clock ends."""
-        lengths = (self.pruned_epochs, self.embargo_epochs, self.resetting_epochs)
+        lengths = (self.pruned_epochs, self.embargoed_epochs, self.resetting_epochs)
         return {source: length for (source, _), length in zip(COOL_DOWN, lengths, strict=True)}
 
     def fires_by_itself(self, row: Transition) -> bool:
@@ -52,7 +52,9 @@ class LifecycleConfig(BaseModel):
         return row.op == Op.ADVANCE and row.gate is not None and row.gate.name in self.auto_advance
 
 
-def apply(state: GameState, actions: Actions, gates: GateResults, config: LifecycleConfig, facts: HostFacts) -> SlotState:
+def apply(
+    state: GameState, actions: Actions, gates: GateResults, config: LifecycleConfig, facts: HostFacts
+) -> SlotState:
     """The slots after the ops and the gates that fire by themselves; time has not passed yet.
 
     Args:
@@ -71,6 +73,11 @@ def apply(state: GameState, actions: Actions, gates: GateResults, config: Lifecy
         _advance(slots, cells, NEXT[slots.stage[cells], op], state.quality, facts)
     _advance_by_itself(slots, state, actions, gates, config, facts)
     return slots
+
+
+def _cells(chosen: NDArray[np.bool_]) -> Cells:
+    env, slot = np.nonzero(chosen)
+    return env.astype(np.int64), slot.astype(np.int64)
 
 
 def _enter(slots: SlotState, cells: Cells, stage: NDArray[np.int8] | Stage, quality: Floats) -> None:
@@ -103,7 +110,9 @@ def _start_ramp(slots: SlotState, cells: Cells, target: Floats, epochs: Ints, cu
     slots.alpha[cells] = np.where(epochs == 0, target, alpha)
 
 
-def _germinate(slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig, facts: HostFacts) -> None:
+def _germinate(
+    slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig, facts: HostFacts
+) -> None:
     env, slot = cells = actions.addressed(Op.GERMINATE)
     slots.blueprint[cells] = actions.blueprint[env]
     slots.style[cells] = actions.style[env]
@@ -148,7 +157,12 @@ def _remove(slots: SlotState, cells: Cells, quality: Floats) -> None:
 
 
 def _advance_by_itself(
-    slots: SlotState, state: GameState, actions: Actions, gates: GateResults, config: LifecycleConfig, facts: HostFacts
+    slots: SlotState,
+    state: GameState,
+    actions: Actions,
+    gates: GateResults,
+    config: LifecycleConfig,
+    facts: HostFacts,
 ) -> None:
     """Fire the chosen gates wherever they were published as passed and the op did not address the slot."""
     for row in TRANSITIONS:
@@ -157,7 +171,7 @@ def _advance_by_itself(
         ready = (state.slots.stage == row.source) & gates[row.gate].passed
         env = np.flatnonzero(actions.op != Op.WAIT)
         ready[env, actions.slot[env]] = False
-        _advance(slots, np.nonzero(ready), row.target, state.quality, facts)
+        _advance(slots, _cells(ready), row.target, state.quality, facts)
 
 
 def tick(slots: SlotState, before: SlotState, quality: Floats, config: LifecycleConfig) -> SlotState:
@@ -193,4 +207,4 @@ def _tick_ramps(slots: SlotState, quality: Floats) -> None:
     alpha = slots.alpha_start + (slots.alpha_target - slots.alpha_start) * way
     slots.alpha = np.where(there, slots.alpha_target, np.where(moving, alpha, slots.alpha))
     slots.ramp[there] = Ramp.REST
-    _remove(slots, np.nonzero(there & slots.prune_on_arrival), quality)
+    _remove(slots, _cells(there & slots.prune_on_arrival), quality)

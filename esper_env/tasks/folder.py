@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,16 +77,15 @@ def read(
     return Arrays(arrays[0], arrays[1].astype(np.int64), arrays[2], arrays[3].astype(np.int64))
 
 
-def _load(path: Path) -> NDArray[np.generic]:
+def _load(path: Path) -> NDArray[Any]:
     # A memory map notices a truncated file at once and leaves the copying to the split.
     try:
-        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a readable .npy file ({error}); expected a whole array") from error
-    return array
 
 
-def _check_form(path: Path, array: NDArray[np.generic], shape: tuple[int, ...] | None) -> None:
+def _check_form(path: Path, array: NDArray[Any], shape: tuple[int, ...] | None) -> None:
     is_images = path.name.endswith("images.npy")
     dtype_ok = array.dtype == np.uint8 if is_images else np.issubdtype(array.dtype, np.integer)
     if not dtype_ok:
@@ -99,7 +98,7 @@ def _check_form(path: Path, array: NDArray[np.generic], shape: tuple[int, ...] |
         raise ValueError(f"{path}: shape {array.shape}, expected {expected} with nothing empty")
 
 
-def _check_pair(folder: Path, kind: str, images: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
+def _check_pair(folder: Path, kind: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
     if len(images) != len(labels):
         raise ValueError(
             f"{folder / f'{kind}_labels.npy'}: {len(labels)} labels, expected {len(images)} "
@@ -107,7 +106,7 @@ def _check_pair(folder: Path, kind: str, images: NDArray[np.generic], labels: ND
         )
 
 
-def _check_range(path: Path, labels: NDArray[np.generic], limit: int) -> None:
+def _check_range(path: Path, labels: NDArray[Any], limit: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= limit or limit < 2:
         raise ValueError(f"{path}: labels from {low} to {high}, expected 0 to {max(limit, 2) - 1}")

@@ -45,7 +45,7 @@ def augmentation(
 
 
 def _stream(
-    seed: int, stream: Stream, start: int, count: int, length: int, draw: Callable[[np.random.Generator], Ints]
+    seed: int, stream: Stream, start: int, count: int, length: int, draw: Callable[..., Ints]
 ) -> Ints:
     first, last = start // length, (start + count - 1) // length
     drawn = [draw(generator(seed, stream, lap)) for lap in range(first, last + 1)]
@@ -92,12 +92,14 @@ def evaluation_batches(
 def crop_flip(
     images: torch.Tensor, padding: int, down: torch.Tensor, right: torch.Tensor, mirror: torch.Tensor
 ) -> torch.Tensor:
-    """Each image in a black border, cropped at its own offset, then mirrored (K. He et al., 2016, section 4.2).
+    """Each image in a black border, cropped at its own offset, then mirrored (K. He et al., 2016).
 
     Args:
         images: uint8 (B, H, W, C).
         padding: pixels of border on each side.
-        down, right, mirror: int64 (B,), as from `augmentation`.
+        down: int64 (B,), row of the crop in the bordered image.
+        right: int64 (B,), its column.
+        mirror: int64 (B,), 1 to swap left and right.
     """
     size, height, width, channels = images.shape
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
@@ -111,13 +113,14 @@ def crop_flip(
 
 
 def _normalizer(task: ImageTask) -> Callable[[torch.Tensor], torch.Tensor]:
-    """uint8 (B, H, W, C) to float32 (B, C, H, W) of zero mean and unit variance per channel."""
-    shift, scale = (task.mean * 255)[:, None, None], (1 / (task.std * 255))[:, None, None]
+    """uint8 (B, H, W, C) to float32 (B, C, H, W) of zero mean and unit variance per channel.
+
+    Channels stay last in memory, as the images lie: convolutions are up to twice as fast on a CPU, and
+    nothing is transposed.
+    """
+    shift, scale = task.mean * 255, 1 / (task.std * 255)
 
     def normalize(images: torch.Tensor) -> torch.Tensor:
-        size, height, width, channels = images.shape
-        x = torch.empty((size, channels, height, width), device=images.device)
-        # Transposed and converted in one pass, then in place.
-        return x.copy_(images.permute(0, 3, 1, 2)).sub_(shift).mul_(scale)
+        return images.float().sub_(shift).mul_(scale).permute(0, 3, 1, 2)
 
     return normalize

@@ -31,26 +31,26 @@ class TaskConfig(BaseModel):
     """`cifar10`, `procedural`, or `folder:NAME` for NAME/{train,test}_{images,labels}.npy in the cache."""
     data_dir: str | None = None
     """Cache folder; None takes ESPER_DATA_DIR, else ~/.cache/esper."""
-    val_fraction: float = Field(0.1, gt=0, lt=1)
+    val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training files that becomes validation (cifar10, folder)."""
-    patience: float = Field(12.0, gt=0)
+    patience: float = Field(default=12.0, gt=0)
     """Seconds without a new byte after which a download is given up."""
-    image_size: int = Field(32, ge=8, le=128)
+    image_size: int = Field(default=32, ge=8, le=128)
     """Height and width in pixels (procedural)."""
-    train_size: int = Field(45_000, ge=1)
+    train_size: int = Field(default=45_000, ge=1)
     """Training images (procedural)."""
-    val_size: int = Field(5_000, ge=1)
+    val_size: int = Field(default=5_000, ge=1)
     """Validation images (procedural)."""
-    test_size: int = Field(10_000, ge=1)
+    test_size: int = Field(default=10_000, ge=1)
     """Test images (procedural)."""
-    generator_seed: int = Field(0, ge=0)
+    generator_seed: int = Field(default=0, ge=0)
     """Which procedural data set; no episode seed changes it."""
     difficulty: procedural.Difficulty = procedural.Difficulty()
     """What the procedural images look like."""
     augment: bool | None = None
     """Random crops and flips of training images; None: for cifar10 only, since elsewhere the orientation
     of an image may be its class."""
-    crop_padding: int = Field(4, ge=0, le=16)
+    crop_padding: int = Field(default=4, ge=0, le=16)
     """Pixels of black border from which a crop of the original size is drawn (where augmented)."""
     flip: bool = True
     """Mirror every other image, at random (where augmented)."""

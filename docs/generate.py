@@ -1,0 +1,142 @@
+"""Write the pages that are made from the code: one for each id, and the table of transitions.
+
+`python docs/generate.py` writes them; with `--check` it says which are not what the code says, and exits 1.
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel
+
+import esper_env
+from esper_env import COOL_DOWN, HEADS_READ, IDS, TRANSITIONS, EsperEnv, EsperVectorEnv, Head
+
+DOCS = Path(__file__).parent
+HEAD_VALUES = {
+    Head.STYLE: ", ".join(style.name for style in esper_env.Style),
+    Head.TEMPO: "FAST, STANDARD, SLOW",
+    Head.ALPHA_TARGET: "0.5, 0.7, 1.0",
+    Head.ALPHA_SPEED: "INSTANT, FAST, MEDIUM, SLOW",
+    Head.ALPHA_CURVE: ", ".join(curve.name for curve in esper_env.Curve),
+    Head.OP: ", ".join(op.name for op in esper_env.Op),
+}
+
+
+def table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """A Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def action_table(env: EsperEnv) -> str:
+    """The heads, their values and the ops that read them."""
+    rows = []
+    for head, size in zip(Head, env.layout.nvec, strict=True):
+        values = HEAD_VALUES.get(head, ", ".join(env.facts.blueprints))
+        if head == Head.SLOT:
+            values = ", ".join(place.name for place in env.facts.places)
+        readers = ", ".join(op.name for op, heads in HEADS_READ.items() if head in heads) or "all"
+        rows.append((head.name.lower(), size, values, readers))
+    return table(("head", "size", "values", "read by"), rows)
+
+
+def feature_table(env: EsperEnv) -> str:
+    """Every feature of the base and of the first slot; the other slots' follow in the same order."""
+    rows = []
+    for name, feature, part in esper_env.observation_layout(env.facts):
+        if not name.startswith("slot") or name.startswith("slot0."):
+            where = f"{part.start}" if part.stop - part.start == 1 else f"{part.start}-{part.stop - 1}"
+            rows.append((where, f"`{name}`", feature.low, feature.high, f"{feature.scale:.3g}", feature.text))
+    return table(("index", "feature", "low", "high", "scale", "what it is"), rows)
+
+
+def fields(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every field of a configuration with its value, by dotted path."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield f"`{prefix}{name}`", value
+
+
+def env_page(name: str) -> str:
+    """The docs page of an id, from its docstrings, its spaces and its configuration."""
+    env = gym.make(name, engine="null", disable_env_checker=True).unwrapped
+    assert isinstance(env, EsperEnv)
+    text = inspect.getdoc(EsperEnv) or ""
+    text = text.split("\nRaises:")[0]
+    arguments = (inspect.getdoc(EsperVectorEnv) or "").split("Args:\n")[1].split("\n\nRaises:")[0]
+    listed = "\n".join(
+        f"- {line.strip()}" if line[4] != " " else f"  {line.strip()}" for line in arguments.split("\n")
+    )
+    facts = env.facts
+    lines = [
+        f"# {name}",
+        "<!-- Made by docs/generate.py: edit the docstrings, not this file. -->",
+        f"{facts.host_params:,} parameters in the host, {facts.num_slots} slots, "
+        f"an observation of {np.prod(env.observation_space.shape)} numbers (version {esper_env.OBSERVATION_VERSION}).",
+        text,
+        "## All arguments\n" + listed,
+        "## Table of actions\n" + action_table(env),
+        "## Table of features\nA value is what the last column says, divided by the scale and clipped. "
+        "Features of `slot0` repeat for every slot.\n\n" + feature_table(env),
+        "## Configuration\nEvery field can be set by `overrides={path: value}`.\n\n"
+        + table(("path", "value"), list(fields(env.config))),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def lifecycle_page() -> str:
+    """The table of transitions."""
+    rows: list[tuple[object, ...]] = []
+    for row in TRANSITIONS:
+        needs = [f"gate {row.gate.name}"] if row.gate is not None else []
+        needs += ["alpha at rest"] * row.needs_rest + [
+            "age of at least `lifecycle.min_prune_age`"
+        ] * row.needs_age
+        target = f"{row.target.name} when the ramp to 0 arrives" if row.on_arrival else row.target.name
+        rows.append((row.source.name, row.op.name, target, ", ".join(needs)))
+    rows += [
+        (source.name, "(clock)", target.name, f"`lifecycle.{source.name.lower()}_epochs`")
+        for source, target in COOL_DOWN
+    ]
+    stages = [(stage.name, stage.text) for stage in esper_env.Stage]
+    return (
+        "# The life of a module\n\n"
+        "<!-- Made by docs/generate.py from esper_env/contracts/lifecycle.py. -->\n\n"
+        + table(("stage", "what it is"), stages)
+        + "\n\n"
+        + table(("from", "op", "to", "needs"), rows)
+        + "\n"
+    )
+
+
+def pages() -> dict[Path, str]:
+    """Path -> text of every generated page."""
+    made = {DOCS / "envs" / f"{name}.md": env_page(name) for name in IDS}
+    return made | {DOCS / "lifecycle.md": lifecycle_page()}
+
+
+def main() -> None:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    if check and stale:
+        sys.exit(f"not what the code says: {', '.join(str(path) for path in stale)}; run `make docs`")
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(pages()[path])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Play whole episodes on given seeds. Agents that are given the same seeds can be compared pair by pair."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from esper_env import EsperVectorEnv
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from esper_agents.agent import Agent
+from esper_agents.episodes import MEASURED, Episode, EpisodeCounter, Step
+from esper_agents.statistics import Estimate, estimate
+
+Picture = NDArray[np.uint8]
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an agent reached."""
+
+    agent: str
+    episodes: list[Episode]
+    """One a seed, in the order of the seeds."""
+    picture: Picture | None = field(default=None, repr=False)
+    """The first episode, uint8 (height, width, 3), from an environment that renders."""
+
+    def values(self, key: str) -> list[float]:
+        """One figure of every episode in which it was measured: `total_reward`, `length`, `invalid_share`,
+        `pruned`, `fossilized`, or one of `MEASURED`.
+        """
+        found = [e.measured[key] if key in MEASURED else getattr(e, key) for e in self.episodes]
+        return [float(value) for value in found if value is not None]
+
+    def summary(self) -> dict[str, Estimate]:
+        """Figure -> mean, spread and interval, for all that were measured."""
+        keys = ("total_reward", *MEASURED, "invalid_share", "pruned", "fossilized", "length")
+        return {key: estimate(self.values(key)) for key in keys if self.values(key)}
+
+    def against(self, other: "Evaluation") -> Estimate:
+        """This agent's return minus another's, paired by seed.
+
+        Raises:
+            ValueError: they played different seeds.
+        """
+        mine, theirs = ([episode.seed for episode in e.episodes] for e in (self, other))
+        if mine != theirs:
+            raise ValueError(f"{self.agent} played the seeds {mine} and {other.agent} {theirs}: not comparable in pairs")
+        pairs = zip(self.values("total_reward"), other.values("total_reward"), strict=True)
+        return estimate([a - b for a, b in pairs])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        summary = {key: value.as_dict() for key, value in self.summary().items()}
+        return {"agent": self.agent, "summary": summary, "episodes": [e.as_dict() for e in self.episodes]}
+
+
+def evaluate(agent: Agent, env: EsperVectorEnv, seeds: Sequence[int], on_step: OnStep | None = None) -> Evaluation:
+    """One episode for each seed, as many at a time as there are environments.
+
+    Args:
+        agent: Who plays.
+        env: With autoreset NEXT_STEP, so that an episode's end can be seen; it is reset by this call.
+        seeds: Of the episodes.
+        on_step: Called after every step, for a progress bar.
+
+    Raises:
+        ValueError: no seeds, or an environment with another autoreset mode.
+    """
+    if not seeds:
+        raise ValueError("seeds is empty: at least one episode is required")
+    if env.autoreset_mode != AutoresetMode.NEXT_STEP:
+        raise ValueError(f"evaluation needs autoreset_mode='NextStep', not {env.autoreset_mode.value!r}")
+    episodes: list[Episode] = []
+    picture = None
+    for start in range(0, len(seeds), env.num_envs):
+        wave = list(seeds[start : start + env.num_envs])
+        played, drawn = _play(agent, env, wave, on_step)
+        episodes += played
+        picture = drawn if picture is None else picture
+    return Evaluation(agent.name, episodes, picture)
+
+
+def fitting(max_envs: int, episodes: int) -> int:
+    """How many environments play `episodes` in the fewest rounds with the fewest idle places."""
+    return math.ceil(episodes / math.ceil(episodes / max_envs))
+
+
+def _play(
+    agent: Agent, env: EsperVectorEnv, wave: Sequence[int], on_step: OnStep | None
+) -> tuple[list[Episode], Picture | None]:
+    """One episode in each environment. Places left over play a seed a second time, uncounted."""
+    seeds = [*wave, *[wave[0]] * (env.num_envs - len(wave))]
+    obs, info = env.reset(seed=seeds)
+    counter, memory = EpisodeCounter(env), agent.begin(seeds)
+    counter.begin(list(seeds))
+    ended: dict[int, Episode] = {}
+    picture = None
+    while len(ended) < env.num_envs:
+        actions, memory = agent.act(obs, info, memory)
+        obs, rewards, terminated, truncated, info = env.step(actions)
+        step = Step(obs, actions, rewards, terminated | truncated, info)
+        over = np.flatnonzero(step.ended).tolist()
+        for place, episode in zip(over, counter.add(step), strict=True):
+            if place == 0 and 0 not in ended and env.render_mode:
+                picture = (env.render() or (None,))[0]
+            ended.setdefault(place, episode)
+        if on_step:
+            on_step(step)
+    return [ended[place] for place in range(len(wave))], picture
