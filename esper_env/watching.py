@@ -27,6 +27,14 @@ def same(one: Any, other: Any, message: str) -> None:
     require(found is None, f"{message}: {found}")
 
 
+def kind(value: Any) -> str:
+    """What a value is, for messages, without printing what it holds."""
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} array {value.shape}"
+    length = f" of {len(value)}" if isinstance(value, tuple | list | dict) else ""
+    return f"a {type(value).__name__}{length}"
+
+
 def refused(call: Callable[[], Any], message: str) -> None:
     """Raise AssertionError with the message unless the call raises."""
     try:
@@ -125,13 +133,14 @@ class Watched:
             )
             kinds = {"f": "float", "b": "bool"}
             require(
-                right, f"{self.where}: {name} must be a {kinds[kind]} array ({self.num_envs},), not {value!r}"
+                right,
+                f"{self.where}: {name} must be a {kinds[kind]} array ({self.num_envs},), not {kind(value)}",
             )
         return Step(before, *returned)
 
     def _look(self, returned: Any, count: int) -> tuple[Any, ...]:
         right = isinstance(returned, tuple) and len(returned) == count
-        require(right, f"{self.where}: a tuple of {count} must be returned, not {returned!r}")
+        require(right, f"{self.where}: a tuple of {count} must be returned, not {kind(returned)}")
         _check_obs(self.env.observation_space, returned[0], f"{self.where}: obs")
         keys = _check_info(returned[-1], self.num_envs, f"{self.where}: info")
         if "info_keys" not in self.skip:
@@ -188,7 +197,7 @@ class Watched:
 
 
 def _check_face(env: Env, num_envs: int, mode: AutoresetMode) -> None:
-    require(isinstance(env, VectorEnv), f"make must return a gymnasium.vector.VectorEnv, not {env!r}")
+    require(isinstance(env, VectorEnv), f"make must return a gymnasium.vector.VectorEnv, not {kind(env)}")
     require(env.num_envs == num_envs, f"num_envs is {env.num_envs}, {num_envs} were asked for")
     for name in ("observation_space", "action_space"):
         batched = batch_space(getattr(env, f"single_{name}"), num_envs)
@@ -197,7 +206,9 @@ def _check_face(env: Env, num_envs: int, mode: AutoresetMode) -> None:
         ("metadata['autoreset_mode']", env.metadata.get("autoreset_mode")),
         ("autoreset_mode", getattr(env.unwrapped, "autoreset_mode", mode)),
     ):
-        require(isinstance(value, AutoresetMode) and value == mode, f"{name} must be {mode}, not {value!r}")
+        require(
+            isinstance(value, AutoresetMode) and value == mode, f"{name} must be {mode}, not {kind(value)}"
+        )
     allowed = (None, *env.metadata.get("render_modes", ()))
     require(env.render_mode in allowed, f"render_mode={env.render_mode!r} is not among {allowed}")
 
@@ -211,14 +222,13 @@ def _check_obs(space: Space[Any], obs: Any, where: str) -> None:
             _check_obs(space[key], obs[key], f"{where}[{key!r}]")
     elif space.shape is not None and space.dtype is not None:
         right = isinstance(obs, np.ndarray) and obs.shape == space.shape and obs.dtype == space.dtype
-        found = f"{obs.dtype} {obs.shape}" if isinstance(obs, np.ndarray) else repr(obs)
-        require(right, f"{where} must be an array of {space.dtype} {space.shape}, not {found}")
+        require(right, f"{where} must be a {space.dtype} array {space.shape}, not {kind(obs)}")
     require(space.contains(obs), f"{where} is outside of {space}")
 
 
 def _check_info(info: Any, num_envs: int, where: str, nested: bool = False) -> set[str]:
     """The keys that must be there at every call, dotted."""
-    require(isinstance(info, dict), f"{where} must be a dict, not {info!r}")
+    require(isinstance(info, dict), f"{where} must be a dict, not {kind(info)}")
     keys = set()
     for key, value in info.items():
         here, final = f"{where}[{key!r}]", key.removeprefix("_") in ("final_obs", "final_info")
@@ -228,10 +238,12 @@ def _check_info(info: Any, num_envs: int, where: str, nested: bool = False) -> s
             keys |= set() if final else {f"{key}.{name}" for name in inner}
         else:
             right = isinstance(value, np.ndarray) and value.shape[:1] == (num_envs,)
-            require(right, f"{here} must be a dict or an array of first dimension {num_envs}, not {value!r}")
+            require(
+                right, f"{here} must be a dict or an array of first dimension {num_envs}, not {kind(value)}"
+            )
         if key.startswith("_"):
             right = isinstance(value, np.ndarray) and value.shape == (num_envs,) and value.dtype == np.bool_
-            require(right, f"{here} must be a bool array ({num_envs},), not {value!r}")
+            require(right, f"{here} must be a bool array ({num_envs},), not {kind(value)}")
         else:
             require(nested or f"_{key}" in info, f"{here} has no partner {f'_{key}'!r}")
     return keys

@@ -1,0 +1,153 @@
+"""What a training run is: the environment, the algorithm, its settings, its length, and where it is written."""
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from esper_env import IDS
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from esper_agents.baselines import BASELINES
+from esper_agents.baselines.schedule import ScheduleConfig
+from esper_agents.environment import EnvironmentConfig
+
+FREE = ("rounds", "total_steps", "logdir", "device", "data_dir", "eval_every", "eval_episodes", "compare")
+"""Fields in which a resumed run may differ from its checkpoint: they change no gradient."""
+
+
+class PpoConfig(BaseModel):
+    """Proximal policy optimization.
+
+    Reference: J. Schulman et al., "Proximal Policy Optimization Algorithms" (2017), with generalized advantage
+    estimation. The discount is the environment's `metadata["gamma"]`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ppo_epochs: int = Field(10, ge=1)
+    """Passes over the data of a round."""
+    memory_size: int = Field(64, ge=1)
+    """Width of the LSTM (recurrent_ppo)."""
+    hidden_size: int = Field(64, ge=1)
+    """Width of the two layers of policy and value network."""
+    minibatches: int = Field(4, ge=1)
+    """Parts of a round's data, each of whole episodes, that one gradient step sees; at most num_envs."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Decay of the advantage estimate."""
+    clip_range: float = Field(0.2, gt=0)
+    """Largest change of the probability ratio that is rewarded."""
+    entropy: float = Field(0.003, ge=0)
+    """Weight of the entropy, in nats summed over the eight heads."""
+    normalize_reward: bool = True
+    """Whether rewards are divided by the running standard deviation of the return."""
+
+
+class TrainConfig(EnvironmentConfig, PpoConfig):
+    """A training run."""
+
+    algo: Literal["recurrent_ppo", "maskable_ppo", "ppo", "wait", "random", "schedule"] = "recurrent_ppo"
+    """Who plays. wait, random and schedule do not learn: they are evaluated."""
+    num_envs: int = Field(8, ge=1)
+    """Environments played side by side."""
+    rounds: int | None = Field(None, ge=1)
+    """Rollouts of num_envs x episode_length steps, each followed by an update; excludes total_steps."""
+    total_steps: int | None = Field(None, ge=1)
+    """Environment steps, rounded up to whole rounds; excludes rounds."""
+    seed: int = Field(0, ge=0)
+    """Of weights, exploration and episodes."""
+    logdir: str = "runs"
+    """Folder in which the run gets a folder of its own."""
+    eval_every: int | None = Field(None, ge=1)
+    """Rounds between evaluations; not given: only at the end."""
+    eval_episodes: int = Field(8, ge=1)
+    """Episodes of an evaluation."""
+    eval_seed: int = Field(10_000, ge=0)
+    """Seed of the first evaluation episode; the others follow."""
+    compare: tuple[Literal["wait", "random", "schedule"], ...] = ("wait", "random")
+    """Agents that play the same episodes at the end."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The plan of the agent `schedule`."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.rounds is not None and self.total_steps is not None:
+            raise ValueError(f"rounds={self.rounds} and total_steps={self.total_steps} exclude each other: give one")
+        return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return self.algo not in BASELINES
+
+    @property
+    def eval_seeds(self) -> list[int]:
+        """Of the evaluation episodes."""
+        return list(range(self.eval_seed, self.eval_seed + self.eval_episodes))
+
+    def num_rounds(self, horizon: int) -> int:
+        """Rounds to play, when an episode has `horizon` steps."""
+        if self.total_steps is not None:
+            return -(-self.total_steps // (self.num_envs * horizon))
+        return DEFAULT_ROUNDS if self.rounds is None else self.rounds
+
+
+DEFAULT_ROUNDS = 20
+"""Rounds where neither `rounds` nor `total_steps` is given."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "EsperCifar-v0": {"rounds": 20, "eval_episodes": 4},
+    "EsperMicro-v0": {"rounds": 50, "eval_episodes": 8},
+}
+"""Id -> what a run on it differs in from the defaults."""
+
+
+def build(values: dict[str, Any]) -> TrainConfig:
+    """The configuration of plain values, over the preset of their environment.
+
+    Raises:
+        ValueError: an unknown field, a wrong type, or a value out of range; each is named with its path.
+    """
+    env = values.get("env", TrainConfig.model_fields["env"].default)
+    preset = dict(PRESETS[env]) if env in IDS else {}
+    if values.get("total_steps") is not None:
+        preset.pop("rounds", None)
+    return validated(TrainConfig, {**preset, **values})
+
+
+def validated[Model: BaseModel](model: type[Model], values: dict[str, Any]) -> Model:
+    """A model of plain values, as strictly as JSON allows, with messages for users.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{path}={problem['input']!r}: there is no such setting"
+    message = problem["msg"].removeprefix("Value error, ")
+    return message if problem["type"] == "value_error" else f"{path}={problem['input']!r} is not allowed: {message}"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """Dotted paths at which two nested dicts differ, each with both values."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b, here = old.get(key), new.get(key), f"{path}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{here}.")
+        elif a != b:
+            found.append(f"{here} ({a!r} there, {b!r} here)")
+    return found
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""What a run says while it goes: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from esper_agents.episodes import Step
+
+MIN_INTERVAL = 0.2
+"""Seconds between two looks at the bar."""
+
+
+class Reporter(Protocol):
+    """Shows how far a run is. A context manager."""
+
+    def step(self, step: Step, done: int) -> None:
+        """After a step of all environments, `done` environment steps into the run."""
+
+    def round(self, number: int, done: int, tags: Mapping[str, float]) -> None:
+        """After a round, with its tags."""
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End, however."""
+
+
+def reporter(total: int, done: int = 0, stream: TextIO | None = None) -> Reporter:
+    """A bar where `stream` (None: standard output) is a terminal, else one line a round.
+
+    Args:
+        total: Environment steps of the run.
+        done: Those that an earlier process did.
+        stream: Where to write.
+    """
+    stream = stream or sys.stdout
+    return Bar(total, done, stream) if stream.isatty() else Lines(total, stream)
+
+
+class Lines:
+    """One plain line a round. See `Reporter`."""
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        self._total, self._stream = total, stream
+
+    def step(self, step: Step, done: int) -> None:
+        """See `Reporter`: nothing is said."""
+
+    def round(self, number: int, done: int, tags: Mapping[str, float]) -> None:
+        """See `Reporter`."""
+        self.say(f"round {number}: {done}/{self._total} steps{_figures(tags)}")
+
+    def say(self, line: str) -> None:
+        """See `Reporter`."""
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        """See `Reporter`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """See `Reporter`."""
+
+
+class Bar:
+    """A bar with steps a second, host accuracy and episode return. See `Reporter`."""
+
+    def __init__(self, total: int, done: int, stream: TextIO) -> None:
+        self._bar = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
+            console=Console(file=stream),
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=total, completed=done, figures="")
+        self._shown, self._figures = 0.0, ""
+        self._began, self._done_before = time.perf_counter(), done
+
+    def step(self, step: Step, done: int) -> None:
+        """See `Reporter`."""
+        now = time.perf_counter()
+        if now - self._shown < MIN_INTERVAL:
+            return
+        self._shown = now
+        rate = (done - self._done_before) / (now - self._began)
+        accuracy = step.measured("val_accuracy").mean()
+        text = f"{rate:.1f} steps/s  host {accuracy:.1%}{self._figures}"
+        self._bar.update(self._task, completed=done, figures=text)
+
+    def round(self, number: int, done: int, tags: Mapping[str, float]) -> None:
+        """See `Reporter`."""
+        if "charts/episodic_return" in tags:
+            self._figures = f"  return {tags['charts/episodic_return']:.2f}"
+        self._bar.update(self._task, completed=done)
+
+    def say(self, line: str) -> None:
+        """See `Reporter`."""
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        """See `Reporter`."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """See `Reporter`."""
+        self._bar.stop()
+
+
+def _figures(tags: Mapping[str, float]) -> str:
+    shown = (
+        ("charts/episodic_return", "return {:.2f}"),
+        ("host/val_accuracy", "host {:.1%}"),
+        ("perf/env_steps_per_s", "{:.1f} steps/s"),
+    )
+    return "".join(f", {form.format(tags[tag])}" for tag, form in shown if tag in tags)

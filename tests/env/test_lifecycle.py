@@ -1,0 +1,308 @@
+"""The life of a slot against an oracle written from the rules' text alone, and against hand-counted clocks."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lives import GROW, play, rules_only, shared, wandering
+from scipy.special import expit
+
+from esper_env import NEXT, TRANSITIONS, Curve, Gate, Op, Stage, Style, encode
+from esper_env.contracts.lifecycle import COOL_DOWN, HAS_MODULE, ILLEGAL
+from esper_env.slots.schedule import progress
+
+WAIT = encode(Op.WAIT)
+TARGETS = (0.5, 0.7, 1.0)
+PRESENT = ("GERMINATED", "TRAINING", "BLENDING", "HOLDING", "FOSSILIZED")
+
+
+def curve(name: str, t: float) -> float:
+    if name == "LINEAR":
+        return t
+    if name == "COSINE":
+        return 0.5 - 0.5 * np.cos(np.pi * t)
+    k = {"SIGMOID_GENTLE": 6, "SIGMOID": 12, "SIGMOID_SHARP": 24}[name]
+    low, high = expit(-k / 2), expit(k / 2)
+    return (expit(k * (t - 0.5)) - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Clocks:
+    tempo: tuple[int, ...] = (3, 5, 8)
+    speed: tuple[int, ...] = (0, 3, 5, 8)
+    cool_down: tuple[int, int, int] = (1, 5, 1)
+    min_prune_age: int = 1
+    auto: tuple[str, ...] = ()
+
+
+@dataclass
+class Ramp:
+    start: float
+    target: float
+    total: int
+    shape: str
+    done: int = 0
+    moving: bool = False
+
+
+@dataclass
+class Oracle:
+    """One slot in plain Python; every gradient is healthy and every blended module is measured."""
+
+    clocks: Clocks
+    stage: str = "DORMANT"
+    in_stage: int = 0
+    age: int = 0
+    alpha: float = 0.0
+    velocity: float = 0.0
+    style: str = ""
+    tempo: int = 0
+    first_target: float = 0.0
+    ramp: Ramp = field(default_factory=lambda: Ramp(0, 0, 0, "LINEAR"))
+    to_prune: bool = False
+
+    def gate_passed(self) -> str | None:
+        """The gate of ADVANCE that is open."""
+        if self.stage == "GERMINATED":
+            return "G1"
+        if self.stage == "TRAINING" and self.in_stage >= 3:
+            return "G2"
+        return "G3" if self.stage == "BLENDING" and not self.ramp.moving and self.alpha == 1 else None
+
+    def legal(self, op: str) -> bool:
+        if op == "WAIT":
+            return True
+        if op == "GERMINATE":
+            return self.stage == "DORMANT"
+        if op == "ADVANCE":
+            return self.gate_passed() is not None and self.gate_passed() not in self.clocks.auto
+        if op == "FOSSILIZE":
+            return self.stage == "HOLDING"
+        if self.stage in ("BLENDING", "HOLDING") and not self.ramp.moving:
+            return op == "SET_ALPHA_TARGET" or self.age >= self.clocks.min_prune_age
+        return op == "PRUNE" and self.stage in PRESENT[:2] and self.age >= self.clocks.min_prune_age
+
+    def step(self, op: str, style: int, tempo: int, target: int, speed: int, shape: int) -> None:
+        before = self.alpha
+        stage_before = self.stage
+        entered = self.apply(op, style, tempo, target, speed, Curve(shape).name)
+        if op == "GERMINATE":
+            self.age = 0
+        else:
+            self.age += self.stage in PRESENT
+        self.in_stage = 0 if entered else self.in_stage + 1
+        if self.ramp.moving:
+            self.tick()
+        self.cool(stage_before)
+        self.velocity = self.alpha - before
+
+    def apply(self, op: str, style: int, tempo: int, target: int, speed: int, shape: str) -> bool:
+        """Whether a stage was entered."""
+        gate = self.gate_passed()
+        if op == "WAIT":
+            return self.advance() if gate in self.clocks.auto else False
+        if op == "GERMINATE":
+            self.stage, self.style, self.tempo = "GERMINATED", Style(style).name, self.clocks.tempo[tempo]
+            self.first_target = TARGETS[target]
+            return True
+        if op == "ADVANCE":
+            return self.advance()
+        if op == "FOSSILIZE":
+            self.stage = "FOSSILIZED"
+            return True
+        epochs = self.clocks.speed[speed]
+        if op == "PRUNE" and (self.stage in PRESENT[:2] or epochs == 0):
+            self.remove()
+            return True
+        self.to_prune = op == "PRUNE"
+        self.begin_ramp(0.0 if self.to_prune else TARGETS[target], epochs, shape)
+        was_held, self.stage = self.stage == "HOLDING", "BLENDING"
+        return was_held
+
+    def advance(self) -> bool:
+        self.stage = {"GERMINATED": "TRAINING", "TRAINING": "BLENDING", "BLENDING": "HOLDING"}[self.stage]
+        if self.stage == "BLENDING":
+            self.begin_ramp(self.first_target, self.tempo, "SIGMOID" if self.style == "SIGMOID_ADD" else "LINEAR")
+        return True
+
+    def begin_ramp(self, target: float, epochs: int, shape: str) -> None:
+        self.ramp = Ramp(self.alpha, target, epochs, shape, moving=epochs > 0)
+        if epochs == 0:
+            self.alpha = target
+
+    def tick(self) -> None:
+        ramp = self.ramp
+        ramp.done += 1
+        ramp.moving = ramp.done < ramp.total
+        self.alpha = ramp.start + (ramp.target - ramp.start) * curve(ramp.shape, ramp.done / ramp.total)
+        if not ramp.moving:
+            self.alpha = ramp.target
+            if self.to_prune:
+                self.remove()
+
+    def remove(self) -> None:
+        self.__init__(self.clocks, "PRUNED")  # type: ignore[misc]
+
+    def cool(self, before: str) -> None:
+        order = ("PRUNED", "EMBARGOED", "RESETTING", "DORMANT")
+        if self.stage in order[:3] and self.stage == before:
+            place = order.index(self.stage)
+            if self.in_stage >= self.clocks.cool_down[place]:
+                self.stage, self.in_stage = order[place + 1], 0
+
+
+CLOCKS = {
+    "default": Clocks(),
+    "other clocks": Clocks((1, 2, 12), (0, 1, 2, 6), (3, 2, 4), 3),
+    "auto": Clocks(auto=("G1", "G3")),
+    "auto all": Clocks(auto=("G1", "G2", "G3")),
+}
+
+
+def compare(env, oracles: list[list[Oracle]]) -> None:
+    slots, legal = env._state.slots, env._masks.op_slot
+    for e, s in np.ndindex(slots.stage.shape):
+        oracle = oracles[e][s]
+        assert Stage(slots.stage[e, s]).name == oracle.stage
+        assert [bool(legal[e, op, s]) for op in Op] == [oracle.legal(op.name) for op in Op], oracle
+        if oracle.stage == "DORMANT":
+            continue
+        assert slots.epochs_in_stage[e, s] == oracle.in_stage, oracle
+        assert slots.age[e, s] == oracle.age, oracle
+        assert slots.alpha[e, s] == pytest.approx(oracle.alpha, abs=1e-12), oracle
+        assert slots.alpha_velocity[e, s] == pytest.approx(oracle.velocity, abs=1e-12), oracle
+        ramp = (oracle.ramp.total, oracle.ramp.done, oracle.ramp.target)
+        assert (slots.ramp_total[e, s], slots.ramp_done[e, s], slots.alpha_target[e, s]) == ramp
+        moving = 0 if not oracle.ramp.moving else 2 if oracle.to_prune or ramp[2] < oracle.ramp.start else 1
+        assert slots.ramp[e, s] == moving, oracle
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), waiting=st.floats(0.2, 0.9), illegal=st.floats(0, 0.3))
+def test_random_lives_are_those_of_an_oracle_written_from_the_text(
+    name: str, seed: int, waiting: float, illegal: float
+) -> None:
+    clocks, num_envs = CLOCKS[name], 8
+    fields = ("pruned_epochs", "embargoed_epochs", "resetting_epochs", "min_prune_age", "tempo_epochs", "speed_epochs")
+    values = (*clocks.cool_down, clocks.min_prune_age, clocks.tempo, clocks.speed)
+    overrides = {f"lifecycle.{f}": v for f, v in zip(fields, values, strict=True)}
+    env = ENVS.setdefault(name, rules_only(num_envs, overrides=overrides, horizon=99, auto_advance=list(clocks.auto)))
+    rng = np.random.default_rng(seed)
+    env.reset(seed=0)
+    oracles = [[Oracle(clocks) for _ in range(3)] for _ in range(num_envs)]
+    compare(env, oracles)
+    for _ in range(50):
+        wild = env.action_space.sample()
+        wild[:] = rng.integers(env.layout.nvec, size=wild.shape)
+        actions = np.where(rng.random((num_envs, 1)) < illegal, wild, wandering(env, rng, waiting))
+        valid = env.step(actions)[-1]["action_valid"]
+        for e, (slot, blueprint, *heads, op) in enumerate(actions):
+            allowed = oracles[e][slot].legal(Op(op).name) and (op != Op.GERMINATE or 1 <= blueprint <= 7)
+            assert valid[e] == allowed
+            for s, oracle in enumerate(oracles[e]):
+                oracle.step(Op(op).name if allowed and s == slot else "WAIT", *heads)
+        compare(env, oracles)
+
+
+ENVS: dict[str, object] = {}
+
+
+def test_the_table_of_transitions_is_that_of_the_rules() -> None:
+    D, G, T, B, H, F, P = list(Stage)[:7]  # noqa: N806
+    expected = {
+        (D, Op.GERMINATE): (G, Gate.G0),
+        (G, Op.ADVANCE): (T, Gate.G1),
+        (T, Op.ADVANCE): (B, Gate.G2),
+        (B, Op.ADVANCE): (H, Gate.G3),
+        (H, Op.FOSSILIZE): (F, Gate.G5),
+        (B, Op.SET_ALPHA_TARGET): (B, None),
+        (H, Op.SET_ALPHA_TARGET): (B, None),
+        **{(stage, Op.PRUNE): (P, None) for stage in (G, T, B, H)},
+    }
+    assert {(row.source, row.op): (row.target, row.gate) for row in TRANSITIONS} == expected
+    assert len(TRANSITIONS) == len(expected)
+    for stage in Stage:
+        for op in list(Op)[1:]:
+            assert NEXT[stage, op] == expected.get((stage, op), (ILLEGAL,))[0]
+    assert list(NEXT[:, Op.WAIT]) == list(Stage)
+    assert [Stage(s).name for s in np.flatnonzero(HAS_MODULE)] == list(PRESENT)
+    names = [(a.name, b.name) for a, b in COOL_DOWN]
+    assert names == [("PRUNED", "EMBARGOED"), ("EMBARGOED", "RESETTING"), ("RESETTING", "DORMANT")]
+
+
+def test_after_a_prune_the_slot_can_be_planted_again_eight_steps_later() -> None:
+    env = rules_only()
+    env.reset(seed=0)
+    germinate = encode(Op.GERMINATE, slot=1, blueprint=2)
+    play(env, [germinate, WAIT])
+    prune = encode(Op.PRUNE, slot=1)
+    stages = []
+    for action in [prune, *[WAIT] * 7]:
+        assert not env._masks.op_slot[0, Op.GERMINATE, 1]
+        stages += [Stage(play(env, [action])[0].stage[0, 1]).name]
+    assert stages == ["PRUNED", *["EMBARGOED"] * 5, "RESETTING", "DORMANT"]
+    assert play(env, [germinate])[0].stage[0, 1] == Stage.GERMINATED
+    assert env._state.slots.planting[0, 1] == 2
+
+
+def test_a_ramp_ticks_in_the_step_that_starts_it_and_clocks_from_the_next() -> None:
+    env = rules_only()
+    env.reset(seed=0)
+    seen = play(env, GROW)
+    assert [s.stage[0, 0] for s in seen] == [1, 2, 2, 2, 2, 3, 3, 3, 4]
+    assert [s.epochs_in_stage[0, 0] for s in seen] == [0, 0, 1, 2, 3, 0, 1, 2, 0]
+    assert [s.age[0, 0] for s in seen] == list(range(9))
+    assert [s.alpha[0, 0] for s in seen] == pytest.approx([0, 0, 0, 0, 0, 1 / 3, 2 / 3, 1, 1])
+    assert seen[7].alpha[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("style", Style)
+def test_the_first_ramp_takes_the_chosen_tempo_to_the_chosen_target(style: Style) -> None:
+    for tempo, epochs in enumerate((3, 5, 8)):
+        env = shared(1)
+        env.reset(seed=0)
+        germinate = encode(Op.GERMINATE, slot=0, blueprint=1, style=style, tempo=tempo, alpha_target=1)
+        seen = play(env, [germinate, *GROW[1:6], *[WAIT] * epochs])
+        name = "SIGMOID" if style == Style.SIGMOID_ADD else "LINEAR"
+        expected = [0.7 * curve(name, min(1, n / epochs)) for n in range(1, epochs + 2)]
+        assert [s.alpha[0, 0] for s in seen[5:]] == pytest.approx(expected, abs=1e-12)
+        assert seen[-1].stage[0, 0] == Stage.BLENDING
+        assert not env._masks.op_slot[0, Op.ADVANCE, 0], "alpha rests at 0.7, not at 1"
+
+
+def test_instant_retarget_and_prune_take_effect_in_the_same_step() -> None:
+    env = rules_only()
+    env.reset(seed=0)
+    play(env, GROW)
+    slots = play(env, [encode(Op.SET_ALPHA_TARGET, slot=0, alpha_target=0, alpha_speed=0)])[0]
+    assert (slots.stage[0, 0], slots.alpha[0, 0], slots.ramp[0, 0]) == (Stage.BLENDING, 0.5, 0)
+    slots = play(env, [encode(Op.PRUNE, slot=0, alpha_speed=0)])[0]
+    assert (slots.stage[0, 0], slots.alpha[0, 0], slots.module_params[0, 0]) == (Stage.PRUNED, 0, 0)
+    assert slots.alpha_velocity[0, 0] == -0.5
+
+
+def test_a_fading_prune_cannot_be_recalled_and_ends_in_pruned() -> None:
+    env = rules_only()
+    env.reset(seed=0)
+    play(env, GROW)
+    alphas = []
+    for action in [encode(Op.PRUNE, slot=0, alpha_speed=1), WAIT]:
+        slots = play(env, [action])[0]
+        alphas += [slots.alpha[0, 0]]
+        assert slots.stage[0, 0] == Stage.BLENDING
+        assert list(env._masks.op_slot[0, 1:, 0]) == [0] * 5
+    assert alphas == pytest.approx([2 / 3, 1 / 3])
+    assert play(env, [WAIT])[0].stage[0, 0] == Stage.PRUNED
+
+
+@pytest.mark.parametrize("name", [c.name for c in Curve])
+def test_curves_are_the_logistic_and_cosine_of_another_library(name: str) -> None:
+    t = np.linspace(0, 1, 101)
+    values = progress(np.full(101, Curve[name], dtype=np.int8), t)
+    assert values == pytest.approx([curve(name, x) for x in t], abs=1e-14)
+    assert values[0] == 0.0
+    assert values[-1] == 1.0
+    assert (np.diff(values) > 0).all()
