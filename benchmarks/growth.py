@@ -8,6 +8,7 @@ The published figures and the conditions they were measured under are in `result
 import argparse
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from esper_agents.baselines.schedule import ScheduleAgent, ScheduleConfig
 from esper_agents.baselines.wait import WaitAgent
 from esper_agents.episodes import Step
@@ -59,7 +61,7 @@ def play(job: Job) -> dict[str, Any]:
         overrides={"engine.optimizer.lr_schedule": job.lr_schedule},
     )
     schedule = ScheduleConfig(blueprint=job.blueprint)
-    agent = WaitAgent(env.layout) if job.agent == "wait" else ScheduleAgent.of(schedule, env)
+    agent = WaitAgent() if job.agent == "wait" else ScheduleAgent.of(schedule, env)
     curve: list[float] = []
 
     def watch(step: Step) -> None:
@@ -109,46 +111,54 @@ def spread(curve: list[float]) -> float:
     return float(np.std(np.diff(curve[-STEADY:])) / np.sqrt(2) * 100)
 
 
+COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "host": lambda r: r["job"]["host"],
+    "lr": lambda r: r["job"]["lr_schedule"],
+    "agent": lambda r: r["job"]["agent"],
+    "blueprint": lambda r: r["job"]["blueprint"],
+    "seed": lambda r: r["job"]["seed"],
+    "epochs x size": lambda r: f"{r['job']['horizon']} x {r['job']['epoch_size']}",
+    "test %": lambda r: f"{test(r):.2f}",
+    "val %, last 5": lambda r: f"{last(r):.2f}",
+    "spread, points": lambda r: f"{spread(r['curve']):.2f}",
+    "parameters": lambda r: f"{r['params']:.0f}",
+    "FLOPs / static": lambda r: f"{r['flops_ratio']:.2f}",
+    "return": lambda r: f"{r['total_reward']:.1f}",
+    "s": lambda r: f"{r['seconds']:.0f}",
+}
+
+
+def test(result: dict[str, Any]) -> float:
+    """Test accuracy of the harvested model, percent."""
+    return 100 * result["test_accuracy"]
+
+
+def last(result: dict[str, Any]) -> float:
+    """Mean validation accuracy of the last epochs, percent."""
+    return 100 * float(np.mean(result["curve"][-LAST:]))
+
+
 def report(out: Path) -> str:
     """Markdown tables of everything that was played."""
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    lines = [
-        "| host | lr | agent | blueprint | seed | epochs x size | test % | val %, last 5 | spread, points | params | FLOPs ratio | return | s |",
-        "|" + " --- |" * 13,
-    ]
-    for r in sorted(
-        results,
-        key=lambda r: (r["job"]["host"], r["job"]["lr_schedule"], r["job"]["seed"], r["job"]["agent"]),
-    ):
-        j = r["job"]
-        lines.append(
-            f"| {j['host']} | {j['lr_schedule']} | {j['agent']} | {j['blueprint']} | {j['seed']} | {j['horizon']} x {j['epoch_size']} "
-            f"| {100 * r['test_accuracy']:.2f} | {100 * np.mean(r['curve'][-LAST:]):.2f} | {spread(r['curve']):.2f} "
-            f"| {r['params']:.0f} | {r['flops_ratio']:.2f} | {r['total_reward']:.1f} | {r['seconds']:.0f} |"
-        )
-    return "\n".join(lines + [""] + paired(results))
+    results.sort(key=lambda r: [str(r["job"][key]) for key in ("host", "lr_schedule", "agent", "seed")])
+    rows = [[str(read(result)) for read in COLUMNS.values()] for result in results]
+    table = ["| " + " | ".join(row) + " |" for row in [list(COLUMNS), ["---"] * len(COLUMNS), *rows]]
+    return "\n".join([*table, "", *paired(results)])
 
 
 def paired(results: list[dict[str, Any]]) -> list[str]:
-    """Grown less static, by seed, with a 95% interval."""
-    figures = {
-        "harvested test accuracy": lambda r: 100 * r["test_accuracy"],
-        f"mean validation accuracy of the last {LAST} epochs": lambda r: 100 * np.mean(r["curve"][-LAST:]),
-    }
+    """Grown less static on the baseline host, by seed, with a 95% interval."""
     lines = []
-    for lr in sorted({r["job"]["lr_schedule"] for r in results}):
-        of = {
-            (r["job"]["agent"], r["job"]["seed"]): r
-            for r in results
-            if r["job"]["host"] == "baseline" and r["job"]["lr_schedule"] == lr
-        }
-        seeds = sorted({seed for _, seed in of if ("wait", seed) in of and ("schedule", seed) in of})
-        for text, read in figures.items():
+    baseline = [r for r in results if r["job"]["host"] == "baseline"]
+    for lr in sorted({r["job"]["lr_schedule"] for r in baseline}):
+        of = {(r["job"]["agent"], r["job"]["seed"]): r for r in baseline if r["job"]["lr_schedule"] == lr}
+        seeds = [s for agent, s in sorted(of) if agent == "wait" and ("schedule", s) in of]
+        for name, read in (("test", test), (f"validation, last {LAST} epochs", last)):
             if seeds:
                 gain = estimate([read(of["schedule", s]) - read(of["wait", s]) for s in seeds])
-                lines.append(
-                    f"- lr {lr}, grown - static, {text}: {gain.mean:.2f} points, 95% {gain.low:.2f} to {gain.high:.2f}, {len(seeds)} seeds"
-                )
+                interval = f"95% {gain.low:.2f} to {gain.high:.2f}, {len(seeds)} seeds"
+                lines.append(f"- {lr}, grown - static, {name}: {gain.mean:.2f} points, {interval}")
     return lines
 
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from esper_env import EsperVectorEnv, Head, Op
 from torch.utils.tensorboard import SummaryWriter
 
 from esper_agents.episodes import Episode, EpisodeCounter, Step
 from esper_agents.evaluate import Evaluation
+from esper_env import EsperVectorEnv, Head, Op
 
 Tags = dict[str, float]
 
@@ -57,11 +57,11 @@ class RoundReport:
         """Everything to report of the round so far; what was not measured is left out."""
         if not self._steps:
             return {}
-        tags = {f"slot/{slot}/alpha": value / self._steps for slot, value in enumerate(self._alpha)}
-        tags |= {f"actions/{op.name.lower()}_share": self._ops[op] / self._steps for op in Op}
+        tags = {f"slot/{slot}/alpha": float(value) / self._steps for slot, value in enumerate(self._alpha)}
+        tags |= {f"actions/{op.name.lower()}_share": float(self._ops[op]) / self._steps for op in Op}
         tags["actions/invalid_share"] = self._invalid / self._steps
         tags["perf/env_steps_per_s"] = self._steps / (time.perf_counter() - self._began)
-        return {tag: float(value) for tag, value in tags.items()} | episode_tags(self.episodes)
+        return tags | episode_tags(self.episodes)
 
 
 def episode_tags(episodes: Sequence[Episode]) -> Tags:

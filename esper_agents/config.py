@@ -1,30 +1,44 @@
-"""What a training run is: the environment, the algorithm, its settings, its length, and where it is written."""
+"""What a training run is: environment, algorithm, settings, length, and where it is written."""
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from esper_env import IDS
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esper_agents.baselines import BASELINES
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
+from esper_env import IDS
 
-FREE = ("rounds", "total_steps", "logdir", "device", "data_dir", "eval_every", "eval_episodes", "compare")
+FREE = (
+    "rounds",
+    "total_steps",
+    "logdir",
+    "device",
+    "data_dir",
+    "eval_every",
+    "eval_episodes",
+    "eval_seed",
+    "eval_deterministic",
+    "compare",
+)
 """Fields in which a resumed run may differ from its checkpoint: they change no gradient."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class PpoConfig(BaseModel):
     """Proximal policy optimization.
 
-    Reference: J. Schulman et al., "Proximal Policy Optimization Algorithms" (2017), with generalized advantage
-    estimation. The discount is the environment's `metadata["gamma"]`.
+    Reference: J. Schulman et al., "Proximal Policy Optimization Algorithms" (2017), with generalized
+    advantage estimation. The discount is the environment's `metadata["gamma"]`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    ppo_epochs: int = Field(10, ge=1)
+    ppo_epochs: int = Field(4, ge=1)
     """Passes over the data of a round."""
     memory_size: int = Field(64, ge=1)
     """Width of the LSTM (recurrent_ppo)."""
@@ -32,13 +46,13 @@ class PpoConfig(BaseModel):
     """Width of the two layers of policy and value network."""
     minibatches: int = Field(4, ge=1)
     """Parts of a round's data, each of whole episodes, that one gradient step sees; at most num_envs."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
     """Of Adam."""
-    gae_lambda: float = Field(0.95, ge=0, le=1)
+    gae_lambda: float = Field(0.98, ge=0, le=1)
     """Decay of the advantage estimate."""
     clip_range: float = Field(0.2, gt=0)
     """Largest change of the probability ratio that is rewarded."""
-    entropy: float = Field(0.003, ge=0)
+    entropy: float = Field(0.0, ge=0)
     """Weight of the entropy, in nats summed over the eight heads."""
     normalize_reward: bool = True
     """Whether rewards are divided by the running standard deviation of the return."""
@@ -65,6 +79,8 @@ class TrainConfig(EnvironmentConfig, PpoConfig):
     """Episodes of an evaluation."""
     eval_seed: int = Field(10_000, ge=0)
     """Seed of the first evaluation episode; the others follow."""
+    eval_deterministic: bool = False
+    """Whether a trained agent plays its most probable action there, instead of drawing as in training."""
     compare: tuple[Literal["wait", "random", "schedule"], ...] = ("wait", "random")
     """Agents that play the same episodes at the end."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -73,7 +89,8 @@ class TrainConfig(EnvironmentConfig, PpoConfig):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.rounds is not None and self.total_steps is not None:
-            raise ValueError(f"rounds={self.rounds} and total_steps={self.total_steps} exclude each other: give one")
+            given = f"rounds={self.rounds} and total_steps={self.total_steps}"
+            raise ValueError(f"{given} exclude each other: give one")
         return self
 
     @property
@@ -116,7 +133,7 @@ def build(values: dict[str, Any]) -> TrainConfig:
     return validated(TrainConfig, {**preset, **values})
 
 
-def validated[Model: BaseModel](model: type[Model], values: dict[str, Any]) -> Model:
+def validated(model: type[Model], values: dict[str, Any]) -> Model:
     """A model of plain values, as strictly as JSON allows, with messages for users.
 
     Raises:
@@ -133,7 +150,9 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{path}={problem['input']!r}: there is no such setting"
     message = problem["msg"].removeprefix("Value error, ")
-    return message if problem["type"] == "value_error" else f"{path}={problem['input']!r} is not allowed: {message}"
+    if problem["type"] == "value_error":
+        return message
+    return f"{path}={problem['input']!r} is not allowed: {message}"
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
 import gymnasium as gym
-from esper_env import IDS, EsperVectorEnv
 from gymnasium.vector import AutoresetMode
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from esper_env import IDS, EsperVectorEnv
 
 ALWAYS_PROCEDURAL = "EsperMicro-v0"
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from esper_env import EsperVectorEnv, Head, Op, Stage
 from numpy.typing import NDArray
 
 from esper_agents.agent import Info
+from esper_env import EsperVectorEnv, Head, Op, Stage
 
 Bools = NDArray[np.bool_]
 MEASURED = ("val_accuracy", "harvest_accuracy", "test_accuracy", "param_ratio", "flops_ratio")
@@ -17,7 +17,7 @@ MEASURED = ("val_accuracy", "harvest_accuracy", "test_accuracy", "param_ratio", 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of every environment; those that ended show their last observation, not the next episode's first."""
+    """One step of every environment, those that ended shown as they ended and not as they began anew."""
 
     obs: NDArray[np.float32]
     """(env, feature)."""
@@ -28,8 +28,8 @@ class Step:
     ended: Bools
     """(env,)."""
     info: Info
-    """Published with `obs`, in the vector form; measurements of those that ended are in `final_info`, if there
-    is one."""
+    """Published with `obs`, in the vector form; what was measured at an end is in `final_info`, if there is
+    one."""
 
     def measured(self, key: str) -> NDArray[np.float64]:
         """(env,): a figure of this step, from before any reset."""
@@ -106,7 +106,7 @@ class EpisodeCounter:
         for name, value in step.info["reward_terms"].items():
             if not name.startswith("_"):
                 self._terms[name] = self._terms.get(name, 0.0) + value
-        return [self._end(step, env) for env in np.flatnonzero(step.ended)]
+        return [self._end(step, env) for env in np.flatnonzero(step.ended).tolist()]
 
     def _end(self, step: Step, env: int) -> Episode:
         figures = {key: float(step.measured(key)[env]) for key in MEASURED}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from esper_env import EsperVectorEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from esper_agents.agent import Agent
 from esper_agents.episodes import MEASURED, Episode, EpisodeCounter, Step
 from esper_agents.statistics import Estimate, estimate
+from esper_env import EsperVectorEnv
 
 Picture = NDArray[np.uint8]
 OnStep = Callable[[Step], None]
@@ -48,7 +48,9 @@ class Evaluation:
         """
         mine, theirs = ([episode.seed for episode in e.episodes] for e in (self, other))
         if mine != theirs:
-            raise ValueError(f"{self.agent} played the seeds {mine} and {other.agent} {theirs}: not comparable in pairs")
+            raise ValueError(
+                f"{self.agent} played the seeds {mine} and {other.agent} {theirs}: not comparable in pairs"
+            )
         pairs = zip(self.values("total_reward"), other.values("total_reward"), strict=True)
         return estimate([a - b for a, b in pairs])
 
@@ -58,7 +60,9 @@ class Evaluation:
         return {"agent": self.agent, "summary": summary, "episodes": [e.as_dict() for e in self.episodes]}
 
 
-def evaluate(agent: Agent, env: EsperVectorEnv, seeds: Sequence[int], on_step: OnStep | None = None) -> Evaluation:
+def evaluate(
+    agent: Agent, env: EsperVectorEnv, seeds: Sequence[int], on_step: OnStep | None = None
+) -> Evaluation:
     """One episode for each seed, as many at a time as there are environments.
 
     Args:

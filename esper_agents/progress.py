@@ -24,13 +24,12 @@ class Reporter(Protocol):
     def round(self, number: int, done: int, tags: Mapping[str, float]) -> None:
         """After a round, with its tags."""
 
-    def say(self, line: str) -> None:
-        """A line for people."""
-
     def __enter__(self) -> Self:
         """Begin."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         """End, however."""
 
 
@@ -57,18 +56,16 @@ class Lines:
 
     def round(self, number: int, done: int, tags: Mapping[str, float]) -> None:
         """See `Reporter`."""
-        self.say(f"round {number}: {done}/{self._total} steps{_figures(tags)}")
-
-    def say(self, line: str) -> None:
-        """See `Reporter`."""
-        self._stream.write(line + "\n")
+        self._stream.write(f"round {number}: {done}/{self._total} steps{_figures(tags)}\n")
         self._stream.flush()
 
     def __enter__(self) -> Self:
         """See `Reporter`."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         """See `Reporter`."""
 
 
@@ -101,16 +98,14 @@ class Bar:
             self._figures = f"  return {tags['charts/episodic_return']:.2f}"
         self._bar.update(self._task, completed=done)
 
-    def say(self, line: str) -> None:
-        """See `Reporter`."""
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     def __enter__(self) -> Self:
         """See `Reporter`."""
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         """See `Reporter`."""
         self._bar.stop()
 

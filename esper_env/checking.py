@@ -44,8 +44,8 @@ def check_vector_env(
 
     Checked unless skipped: `info_keys`, the same keys at every reset and step (but for `final_obs` and
     `final_info`); `seed_list`, the seeds s, s + 1, ... in a list do what the int s does; `seed_split`,
-    environment i of a batch plays like a batch of one with seed s + i; `modes_agree`, the first episode is the
-    same in every mode; `reset_mask`, the option is read, not popped, and refused when malformed;
+    environment i of a batch plays like a batch of one with seed s + i; `modes_agree`, the first episode is
+    the same in every mode; `reset_mask`, the option is read, not popped, and refused when malformed;
     `ended_raises`, with autoreset disabled an ended episode can't be stepped; `closed_raises`, nor can a
     closed environment.
 
@@ -70,14 +70,7 @@ def check_vector_env(
     lives = {}
     for mode in modes:
         with Watched(make(num_envs, mode), num_envs, mode, skip) as env:
-            trace = env.play(seed, steps, _Sampled(env.env, seed, sample))
-            if not any(step.ended.any() for step in trace[:-1]):
-                raise ValueError(f"no episode ended before step {steps=}: pass more, or shorter episodes")
-            env.same_again(trace, seed, "a second reset with the same seed leads elsewhere")
-            if "seed_list" not in skip:
-                seeds = [seed + row for row in range(num_envs)]
-                env.same_again(trace, seeds, "the seeds s, s + 1, ... in a list lead elsewhere than s")
-            CHECKS[mode](env, trace, seed)
+            trace = _check_mode(env, _Sampled(env.env, seed, sample), steps, seed)
         lives[mode] = [_first_life(env.env, mode, trace, row) for row in range(num_envs)]
         if "seed_split" not in skip:
             _check_split(make, mode, trace, seed, skip)
@@ -86,6 +79,18 @@ def check_vector_env(
             same(
                 lives[modes[0]], lives[mode], f"the first episodes of {modes[0].name} and {mode.name} differ"
             )
+
+
+def _check_mode(env: Watched, act: Callable[[int], Any], steps: int, seed: int) -> list[Step]:
+    trace = env.play(seed, steps, act)
+    if not any(step.ended.any() for step in trace[:-1]):
+        raise ValueError(f"no episode ended before step {steps=}: pass more, or shorter episodes")
+    env.same_again(trace, seed, "a second reset with the same seed leads elsewhere")
+    if "seed_list" not in env.skip:
+        seeds = [seed + row for row in range(env.num_envs)]
+        env.same_again(trace, seeds, "the seeds s, s + 1, ... in a list lead elsewhere than s")
+    CHECKS[env.mode](env, trace, seed)
+    return trace
 
 
 class _Sampled:

@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
 from esper_env.mdp import infos
+from esper_env.mdp.episode import seed_list
 from esper_env.vector_env import EsperVectorEnv
 
 
@@ -87,6 +88,7 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             ValueError: a seed that is negative or not an integer, or an unknown option.
             ClosedEnvironmentError: after `close`.
         """
+        [seed] = seed_list([seed], 1)
         super().reset(seed=seed)
         obs, info = self._envs.reset(seed=[seed], options=options)
         return obs[0], infos.single(info)

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 960, 540
 """Size of a picture in pixels."""
 SCALE = 2
 """A picture is drawn this much larger and then reduced, which smooths its edges."""
-LEFT, RIGHT = 116, 936
+LEFT, RIGHT = 116, 904
 """Where epoch 0 and the horizon lie."""
 CURVE_TOP = 52
 LANES_BOTTOM = 482
@@ -214,15 +214,9 @@ def _draw_curve(canvas: _Canvas, quality: NDArray[np.float64], chance: float, bo
     if len(quality):
         points = [(canvas.x(epoch), y(value)) for epoch, value in enumerate(quality, start=1)]
         canvas.line(points, CURVE, 2)
-        _draw_newest(canvas, *points[-1], f"{100 * quality[-1]:.1f}%")
-
-
-def _draw_newest(canvas: _Canvas, x: float, y: float, text: str) -> None:
-    canvas.dot(x, y, CURVE, 3.5)
-    if x > RIGHT - 60:
-        canvas.text(x - 8, y - 4, text, CURVE, 13, "rb")
-    else:
-        canvas.text(x + 8, y - 4, text, CURVE, 13, "lb")
+        x, height = points[-1]
+        canvas.dot(x, height, CURVE, 3.5)
+        canvas.text(x + 8, height, f"{100 * quality[-1]:.1f}%", CURVE, 13)
 
 
 def _draw_lane(canvas: _Canvas, lane: _Lane, stages: NDArray[np.int8], alphas: NDArray[np.float64]) -> None:

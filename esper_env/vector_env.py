@@ -100,6 +100,8 @@ class EsperVectorEnv(VectorEnv):
         self.config: EsperConfig = resolve(preset, {name: given[name] for name in KEYWORDS}, overrides)
         self.num_envs = _count(num_envs)
         self.autoreset_mode = _autoreset(autoreset_mode)
+        if not isinstance(strict_actions, bool):
+            raise ValueError(f"strict_actions={strict_actions!r} is not allowed: True and False are")
         self.strict_actions = strict_actions
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode={render_mode!r} is not allowed: None and 'rgb_array' are")

@@ -27,6 +27,14 @@ def same(one: Any, other: Any, message: str) -> None:
     require(found is None, f"{message}: {found}")
 
 
+DTYPES = {"f": "float", "b": "bool"}
+
+
+def is_array(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value is a numpy array whose shape begins so."""
+    return isinstance(value, np.ndarray) and value.shape[: len(shape)] == shape
+
+
 def kind(value: Any) -> str:
     """What a value is, for messages, without printing what it holds."""
     if isinstance(value, np.ndarray):
@@ -61,7 +69,9 @@ def _parts(one: Any, other: Any, path: str) -> list[tuple[Any, Any, str]] | None
         if one.keys() != other.keys():
             return [(sorted(one), sorted(other), f"{path}.keys()")]
         return [(one[key], other[key], f"{path}[{key!r}]") for key in one]
-    if _is_list(one) and _is_list(other) and len(one) == len(other):
+    if _is_list(one) and _is_list(other):
+        if len(one) != len(other):
+            return [(len(one), len(other), f"the length of {path or 'it'}")]
         return [(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(one, other, strict=True))]
     return None
 
@@ -125,17 +135,11 @@ class Watched:
         self.where, before = f"{self.mode.name}, step {number}", deepcopy(actions)
         returned = self._look(self.env.step(actions), 5)
         same(before, actions, f"{self.where}: the environment changed the actions it was given")
-        for name, value, kind in zip(
-            ("rewards", "terminated", "truncated"), returned[1:4], "fbb", strict=True
-        ):
-            right = (
-                isinstance(value, np.ndarray) and value.shape == (self.num_envs,) and value.dtype.kind == kind
-            )
-            kinds = {"f": "float", "b": "bool"}
-            require(
-                right,
-                f"{self.where}: {name} must be a {kinds[kind]} array ({self.num_envs},), not {kind(value)}",
-            )
+        for at, name, dtype in ((1, "rewards", "f"), (2, "terminated", "b"), (3, "truncated", "b")):
+            value = returned[at]
+            right = is_array(value, (self.num_envs,)) and value.ndim == 1 and value.dtype.kind == dtype
+            wanted = f"a {DTYPES[dtype]} array ({self.num_envs},)"
+            require(right, f"{self.where}: {name} must be {wanted}, not {kind(value)}")
         return Step(before, *returned)
 
     def _look(self, returned: Any, count: int) -> tuple[Any, ...]:
@@ -145,9 +149,7 @@ class Watched:
         keys = _check_info(returned[-1], self.num_envs, f"{self.where}: info")
         if "info_keys" not in self.skip:
             changed = sorted(keys ^ (keys if self.keys is None else self.keys))
-            require(
-                not changed, f"{self.where}: the info's keys {changed} are not there at every reset and step"
-            )
+            require(not changed, f"{self.where}: the info's keys {changed} are not there at every call")
         self.keys = keys
         self.refuse_changes(self.kept[-1:])
         self.kept.append((returned, deepcopy(returned)))
@@ -156,11 +158,7 @@ class Watched:
     def refuse_changes(self, kept: list[tuple[Any, Any]]) -> None:
         """Compare what was returned with the copies made then."""
         for now, then in kept:
-            same(
-                then,
-                now,
-                f"{self.where}: what an earlier call returned has changed since; return fresh arrays",
-            )
+            same(then, now, f"{self.where}: what an earlier call returned has changed, return fresh arrays")
 
     def play(self, seed: Any, steps: int, act: Callable[[int], Any]) -> list[Step]:
         """A trajectory; with autoreset disabled, episodes that end are begun anew at once."""
@@ -181,11 +179,7 @@ class Watched:
             require(kept, f"{self.where}: options['reset_mask'] must be read, neither popped nor changed")
         before, now = (rows(self.env.observation_space, batch) for batch in (step.obs, obs))
         for row in np.flatnonzero(~step.ended):
-            same(
-                before[row],
-                now[row],
-                f"{self.where}: the observation of environment {row}, not reset, changed",
-            )
+            same(before[row], now[row], f"{self.where}: environment {row} was not reset, but changed")
         return obs, info
 
     def same_again(
@@ -206,18 +200,15 @@ def _check_face(env: Env, num_envs: int, mode: AutoresetMode) -> None:
         ("metadata['autoreset_mode']", env.metadata.get("autoreset_mode")),
         ("autoreset_mode", getattr(env.unwrapped, "autoreset_mode", mode)),
     ):
-        require(
-            isinstance(value, AutoresetMode) and value == mode, f"{name} must be {mode}, not {kind(value)}"
-        )
+        require(isinstance(value, AutoresetMode) and value == mode, f"{name} must be {mode}, not {value!r}")
     allowed = (None, *env.metadata.get("render_modes", ()))
     require(env.render_mode in allowed, f"render_mode={env.render_mode!r} is not among {allowed}")
 
 
 def _check_obs(space: Space[Any], obs: Any, where: str) -> None:
     if isinstance(space, spaces.Dict):
-        require(
-            isinstance(obs, dict) and obs.keys() == space.keys(), f"{where} must have the keys {list(space)}"
-        )
+        right = isinstance(obs, dict) and obs.keys() == space.keys()
+        require(right, f"{where} must be a dict with the keys {list(space)}, not {kind(obs)}")
         for key in space:
             _check_obs(space[key], obs[key], f"{where}[{key!r}]")
     elif space.shape is not None and space.dtype is not None:
@@ -237,12 +228,10 @@ def _check_info(info: Any, num_envs: int, where: str, nested: bool = False) -> s
             inner = _check_info(value, num_envs, here, nested=True)
             keys |= set() if final else {f"{key}.{name}" for name in inner}
         else:
-            right = isinstance(value, np.ndarray) and value.shape[:1] == (num_envs,)
-            require(
-                right, f"{here} must be a dict or an array of first dimension {num_envs}, not {kind(value)}"
-            )
+            wanted = f"a dict or an array of first dimension {num_envs}"
+            require(is_array(value, (num_envs,)), f"{here} must be {wanted}, not {kind(value)}")
         if key.startswith("_"):
-            right = isinstance(value, np.ndarray) and value.shape == (num_envs,) and value.dtype == np.bool_
+            right = is_array(value, (num_envs,)) and value.ndim == 1 and value.dtype == np.bool_
             require(right, f"{here} must be a bool array ({num_envs},), not {kind(value)}")
         else:
             require(nested or f"_{key}" in info, f"{here} has no partner {f'_{key}'!r}")

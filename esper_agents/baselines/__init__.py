@@ -1,11 +1,10 @@
 """Agents that do not learn, by name."""
 
-from esper_env import EsperVectorEnv
-
 from esper_agents.agent import Agent
 from esper_agents.baselines.random import RandomAgent
 from esper_agents.baselines.schedule import ScheduleAgent, ScheduleConfig
 from esper_agents.baselines.wait import WaitAgent
+from esper_env import EsperVectorEnv
 
 BASELINES = ("wait", "random", "schedule")
 """The names that `baseline` knows."""

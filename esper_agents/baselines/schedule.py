@@ -1,14 +1,14 @@
-"""The agent that follows a plan: one blueprint in each slot, planted at given epochs and brought to the end."""
+"""The agent that follows a plan: one blueprint in each slot, planted at given epochs and committed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 import numpy as np
-from esper_env import ActionLayout, EsperVectorEnv, Head, Op, Style, encode
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from esper_agents.agent import Info
+from esper_env import ActionLayout, EsperVectorEnv, Head, Op, Style, encode
 
 Bools = NDArray[np.bool_]
 FULL_ALPHA = 2
@@ -52,7 +52,7 @@ class ScheduleAgent:
 
     Args:
         config: The plan.
-        slots: Sizes of the heads.
+        layout: Sizes of the heads.
         blueprints: Names, in the order of the action's blueprint index.
         epoch: Where the observation shows the share of the horizon that is over.
         horizon: Epochs of an episode.
@@ -64,13 +64,18 @@ class ScheduleAgent:
     name = "schedule"
 
     def __init__(
-        self, config: ScheduleConfig, layout: ActionLayout, blueprints: Sequence[str], epoch: slice, horizon: int
+        self,
+        config: ScheduleConfig,
+        layout: ActionLayout,
+        blueprints: Sequence[str],
+        epoch: slice,
+        horizon: int,
     ) -> None:
         self.config, self._layout, self._epoch, self._horizon = config, layout, epoch, horizon
         self._due = _due(config, layout.num_slots)
         if config.blueprint not in blueprints[1:]:
             raise ValueError(
-                f"schedule.blueprint={config.blueprint!r} is not known, the blueprints are {list(blueprints[1:])}"
+                f"schedule.blueprint={config.blueprint!r} is not known, only {list(blueprints[1:])}"
             )
         self._blueprint = blueprints.index(config.blueprint)
 
@@ -88,7 +93,8 @@ class ScheduleAgent:
         actions, planted = np.zeros((len(obs), len(Head)), dtype=np.int64), memory.copy()
         epochs = np.rint(obs[:, self._epoch.start] * self._horizon).astype(int)
         for env, epoch in enumerate(epochs):
-            actions[env] = self._choose(info["op_slot_mask"][env], self._ready(info, env, epoch, planted[env]))
+            ready = self._ready(info, env, epoch, planted[env])
+            actions[env] = self._choose(info["op_slot_mask"][env], ready)
             if actions[env, Head.OP] == Op.GERMINATE:
                 planted[env, actions[env, Head.SLOT]] = True
         return actions, planted
@@ -111,7 +117,12 @@ class ScheduleAgent:
         tempo = ("FAST", "STANDARD", "SLOW").index(self.config.tempo)
         style = Style[self.config.style]
         return encode(
-            Op.GERMINATE, slot=slot, blueprint=self._blueprint, style=style, tempo=tempo, alpha_target=FULL_ALPHA
+            Op.GERMINATE,
+            slot=slot,
+            blueprint=self._blueprint,
+            style=style,
+            tempo=tempo,
+            alpha_target=FULL_ALPHA,
         )
 
 
@@ -120,7 +131,7 @@ def _due(config: ScheduleConfig, num_slots: int) -> Mapping[int, int]:
     slots = tuple(range(num_slots)) if config.slots is None else config.slots
     unknown = [slot for slot in slots if not 0 <= slot < num_slots]
     if unknown:
-        raise ValueError(f"schedule.slots={list(slots)}: {unknown} do not exist, allowed are 0 to {num_slots - 1}")
+        raise ValueError(f"schedule.slots={list(slots)}: {unknown} do not exist, 0 to {num_slots - 1} do")
     epochs = config.epochs or tuple(config.start + config.spacing * i for i in range(len(slots)))
     if len(epochs) != len(slots):
         raise ValueError(f"schedule.epochs={list(epochs)} has {len(epochs)} entries for {len(slots)} slots")

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from esper_env import Head
 from numpy.typing import NDArray
 
 from esper_agents.agent import Info
+from esper_env import Head
 
 
 class WaitAgent:

@@ -3,7 +3,7 @@
 from esper_agents.sb3.adapter import EsperSb3VecEnv
 from esper_agents.sb3.agent import Sb3Agent
 from esper_agents.sb3.callback import RoundCallback
-from esper_agents.sb3.model import ALGORITHMS, load_parameters, make_model, model_bytes, use_writer
+from esper_agents.sb3.model import ALGORITHMS, load_parameters, make_model, model_bytes, writing_logger
 
 __all__ = [
     "ALGORITHMS",
@@ -13,5 +13,5 @@ __all__ = [
     "load_parameters",
     "make_model",
     "model_bytes",
-    "use_writer",
+    "writing_logger",
 ]

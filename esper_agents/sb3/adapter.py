@@ -6,12 +6,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from esper_env import EsperVectorEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from esper_agents.episodes import Step
+from esper_env import EsperVectorEnv
 
 Indices = None | int | Iterable[int]
 BATCHED = ("action_masks", "render", "sample_valid")
@@ -36,7 +36,9 @@ class EsperSb3VecEnv(VecEnv):
 
     def __init__(self, envs: EsperVectorEnv) -> None:
         if envs.autoreset_mode != AutoresetMode.SAME_STEP:
-            raise ValueError(f"autoreset_mode={envs.autoreset_mode.value!r} is not allowed here: 'SameStep' is")
+            raise ValueError(
+                f"autoreset_mode={envs.autoreset_mode.value!r} is not allowed here: 'SameStep' is"
+            )
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
@@ -58,12 +60,15 @@ class EsperSb3VecEnv(VecEnv):
         """Take the actions (env, 8); `step_wait` plays them."""
         self._actions = np.asarray(actions)
 
-    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Observations, rewards float32, dones and info dicts of one step."""
         obs, rewards, terminated, truncated, info = self.envs.step(self._actions)
         dones = terminated | truncated
-        seen, infos = obs.copy(), [{} for _ in range(self.num_envs)]
-        for env in np.flatnonzero(dones):
+        seen = obs.copy()
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for env in np.flatnonzero(dones).tolist():
             seen[env] = info["final_obs"][env]
             infos[env] = _end(info, env, bool(truncated[env] and not terminated[env]))
         self.last = Step(seen, self._actions, rewards, dones, info)
@@ -95,12 +100,16 @@ class EsperSb3VecEnv(VecEnv):
             AttributeError: any other method.
         """
         if method_name not in BATCHED:
-            raise AttributeError(f"{method_name!r} can't be called through the adapter, only {list(BATCHED)} can")
+            raise AttributeError(
+                f"{method_name!r} can't be called through the adapter, only {list(BATCHED)} can"
+            )
         method: Callable[..., Any] = getattr(self.envs, method_name)
         answers = method(*args, **kwargs)
         return [None if answers is None else answers[env] for env in self._get_indices(indices)]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
+    ) -> list[bool]:
         """Never: wrappers go around the whole."""
         return [False for _ in self._get_indices(indices)]
 

@@ -1,6 +1,7 @@
 """The algorithms, built from our settings, and what a checkpoint keeps of them."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from esper_agents.config import PpoConfig
 from esper_agents.sb3.adapter import EsperSb3VecEnv
 
-ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
+ALGORITHMS: dict[str, Callable[..., OnPolicyAlgorithm]] = {
     "recurrent_ppo": RecurrentPPO,
     "maskable_ppo": MaskablePPO,
     "ppo": PPO,
@@ -40,7 +41,7 @@ def make_model(
     if algo == "recurrent_ppo":
         policy |= {"lstm_hidden_size": config.memory_size}
     gamma = adapter.envs.metadata["gamma"]
-    model = ALGORITHMS[algo](
+    return ALGORITHMS[algo](
         policy="MlpLstmPolicy" if algo == "recurrent_ppo" else "MlpPolicy",
         env=_wrapped(adapter, config, gamma),
         n_steps=rollout_steps,
@@ -55,7 +56,6 @@ def make_model(
         seed=seed,
         device="cpu",
     )
-    return model
 
 
 def _wrapped(adapter: EsperSb3VecEnv, config: PpoConfig, gamma: float) -> VecEnv:
@@ -71,10 +71,9 @@ def _episodes_a_batch(num_envs: int, minibatches: int) -> int:
     return max(k for k in range(1, most + 1) if num_envs % k == 0)
 
 
-def use_writer(model: OnPolicyAlgorithm, writer: SummaryWriter | None) -> None:
-    """Log to this writer and nowhere else; to nowhere at all for None."""
-    outputs = [] if writer is None else [_Output(writer)]
-    model.set_logger(Logger(folder=None, output_formats=outputs))
+def writing_logger(writer: SummaryWriter | None) -> Logger:
+    """A logger that writes there and nowhere else; nowhere at all for None."""
+    return Logger(folder=None, output_formats=[] if writer is None else [_Output(writer)])
 
 
 class _Output(TensorBoardOutputFormat):

@@ -90,13 +90,19 @@ def seed_list(seed: int | Sequence[int | None] | None, num_envs: int) -> list[in
     """
     if seed is None:
         return [None] * num_envs
-    whole = isinstance(seed, int | np.integer)
-    seeds = [seed + i for i in range(num_envs)] if whole else list(seed)  # type: ignore[operator, arg-type]
+    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+        seeds = list(seed)
+    else:
+        seeds = [seed + i if _natural(seed) else seed for i in range(num_envs)]
     if len(seeds) != num_envs:
         raise ValueError(
             f"seed has {len(seeds)} entries: one for each of the {num_envs} environments is required"
         )
     for one in seeds:
-        if one is not None and (not isinstance(one, int | np.integer) or isinstance(one, bool) or one < 0):
+        if one is not None and not _natural(one):
             raise ValueError(f"seed={one!r} is not allowed: non-negative integers and None are")
     return [None if one is None else int(one) for one in seeds]
+
+
+def _natural(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)

@@ -103,8 +103,10 @@ def only(info: Info, envs: Bools) -> Info:
     for key, value in info.items():
         if isinstance(value, dict):
             kept[key] = only(value, envs)
+        elif key.startswith("_"):
+            kept[key] = value & envs
         else:
-            kept[key] = value & envs if key.startswith("_") else value
+            kept[key] = np.where(envs, value, np.nan) if value.dtype.kind == "f" else value
     return kept
 
 

@@ -71,6 +71,11 @@ def _loss(x: Array) -> Array:
     return _known(symlog(x), 7 * MISSING)
 
 
+def _finite(x: Array) -> Array:
+    """Infinity as the largest number, so that it can be subtracted from itself."""
+    return np.minimum(x, np.finfo(np.float64).max)
+
+
 def _quality(x: Array) -> Array:
     return _known(np.maximum(x, 0.0), MISSING)
 
@@ -123,7 +128,7 @@ BASE_FEATURES: tuple[Feature, ...] = (
     Feature("quality_history", -1, 1, 1, lambda v: _quality(v.state.quality_history),
             "last five validation qualities, newest first, -1 where missing", width=HISTORY),
     Feature("generalization_gap", -1, 1, 7,
-            lambda v: _known(symlog(v.state.val_loss - v.state.train_loss), 0.0),
+            lambda v: _known(symlog(_finite(v.state.val_loss) - _finite(v.state.train_loss)), 0.0),
             "symlog(validation loss - train loss), 0 before the first epoch (see evaluated)"),
     Feature("training_share", 0, 1, 1, _share_of(Stage.TRAINING), "share of slots in TRAINING"),
     Feature("blending_share", 0, 1, 1, _share_of(Stage.BLENDING), "share of slots in BLENDING"),
@@ -163,8 +168,8 @@ SLOT_FEATURES: tuple[Feature, ...] = (
     Feature("contribution", -1, 1, np.log(101), lambda v: _known(symlog(v.state.slots.contribution), 0.0),
             "symlog(contribution in points)"),
     Feature("contribution_velocity", -1, 1, np.log(101),
-            lambda v: _known(symlog(v.state.slots.contribution_velocity), 0.0),
-            "symlog(average change of the contribution in points an epoch), 0 until measured twice"),
+            lambda v: _known(symlog(v.state.slots.contribution_velocity), np.log(101) * MISSING),
+            "symlog(average change of the contribution in points an epoch), -1 until measured twice"),
     Feature("freshness", 0, 1, 1,
             lambda v: ~np.isnan(v.state.slots.contribution) * FRESHNESS**v.state.slots.contribution_age,
             "0.995 ^ (epochs since the contribution was measured), 0 if never"),

@@ -1,6 +1,6 @@
 """How ops, gates that fire by themselves and time change the slots."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Cells = tuple[Ints, Ints]
 """Indices (env, slot) of single slots."""
+Tempo = Annotated[int, Field(ge=1)]
+Speed = Annotated[int, Field(ge=0)]
 
 
 class LifecycleConfig(BaseModel):
@@ -34,9 +36,9 @@ class LifecycleConfig(BaseModel):
     """Age in epochs from which a module can be pruned."""
     max_modules: int | None = Field(None, ge=1)
     """Most modules present at a time in one environment, fossils included; None for no limit."""
-    tempo_epochs: tuple[int, int, int] = (3, 5, 8)
+    tempo_epochs: tuple[Tempo, Tempo, Tempo] = (3, 5, 8)
     """Epochs of the blending ramp for tempo FAST, STANDARD, SLOW."""
-    speed_epochs: tuple[int, int, int, int] = (0, 3, 5, 8)
+    speed_epochs: tuple[Speed, Speed, Speed, Speed] = (0, 3, 5, 8)
     """Epochs of a later ramp for speed INSTANT, FAST, MEDIUM, SLOW."""
     auto_advance: tuple[Literal["G1", "G2", "G3"], ...] = ()
     """Gates that fire by themselves; ADVANCE is masked for them."""

@@ -1,6 +1,7 @@
-"""The life of a slot against an oracle written from the rules' text alone, and against hand-counted clocks."""
+"""The life of a slot against an oracle written from the text of the rules, and against hand-counted clocks."""
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from lives import GROW, play, rules_only, shared, wandering
 from scipy.special import expit
 
-from esper_env import NEXT, TRANSITIONS, Curve, Gate, Op, Stage, Style, encode
+from esper_env import NEXT, TRANSITIONS, Curve, EsperVectorEnv, Gate, Op, Stage, Style, encode
 from esper_env.contracts.lifecycle import COOL_DOWN, HAS_MODULE, ILLEGAL
 from esper_env.slots.schedule import progress
 
@@ -124,7 +125,9 @@ class Oracle:
     def advance(self) -> bool:
         self.stage = {"GERMINATED": "TRAINING", "TRAINING": "BLENDING", "BLENDING": "HOLDING"}[self.stage]
         if self.stage == "BLENDING":
-            self.begin_ramp(self.first_target, self.tempo, "SIGMOID" if self.style == "SIGMOID_ADD" else "LINEAR")
+            self.begin_ramp(
+                self.first_target, self.tempo, "SIGMOID" if self.style == "SIGMOID_ADD" else "LINEAR"
+            )
         return True
 
     def begin_ramp(self, target: float, epochs: int, shape: str) -> None:
@@ -161,7 +164,16 @@ CLOCKS = {
 }
 
 
-def compare(env, oracles: list[list[Oracle]]) -> None:
+@cache
+def ticking(name: str) -> EsperVectorEnv:
+    clocks, stages = CLOCKS[name], ("pruned", "embargoed", "resetting")
+    overrides = {f"lifecycle.{s}_epochs": n for s, n in zip(stages, clocks.cool_down, strict=True)}
+    overrides["lifecycle.min_prune_age"] = clocks.min_prune_age
+    overrides |= {"lifecycle.tempo_epochs": clocks.tempo, "lifecycle.speed_epochs": clocks.speed}
+    return rules_only(8, overrides=overrides, horizon=99, auto_advance=list(clocks.auto))
+
+
+def compare(env: EsperVectorEnv, oracles: list[list[Oracle]]) -> None:
     slots, legal = env._state.slots, env._masks.op_slot
     for e, s in np.ndindex(slots.stage.shape):
         oracle = oracles[e][s]
@@ -185,11 +197,7 @@ def compare(env, oracles: list[list[Oracle]]) -> None:
 def test_random_lives_are_those_of_an_oracle_written_from_the_text(
     name: str, seed: int, waiting: float, illegal: float
 ) -> None:
-    clocks, num_envs = CLOCKS[name], 8
-    fields = ("pruned_epochs", "embargoed_epochs", "resetting_epochs", "min_prune_age", "tempo_epochs", "speed_epochs")
-    values = (*clocks.cool_down, clocks.min_prune_age, clocks.tempo, clocks.speed)
-    overrides = {f"lifecycle.{f}": v for f, v in zip(fields, values, strict=True)}
-    env = ENVS.setdefault(name, rules_only(num_envs, overrides=overrides, horizon=99, auto_advance=list(clocks.auto)))
+    clocks, env, num_envs = CLOCKS[name], ticking(name), 8
     rng = np.random.default_rng(seed)
     env.reset(seed=0)
     oracles = [[Oracle(clocks) for _ in range(3)] for _ in range(num_envs)]
@@ -205,9 +213,6 @@ def test_random_lives_are_those_of_an_oracle_written_from_the_text(
             for s, oracle in enumerate(oracles[e]):
                 oracle.step(Op(op).name if allowed and s == slot else "WAIT", *heads)
         compare(env, oracles)
-
-
-ENVS: dict[str, object] = {}
 
 
 def test_the_table_of_transitions_is_that_of_the_rules() -> None:

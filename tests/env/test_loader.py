@@ -38,7 +38,8 @@ def test_every_permutation_of_the_stream_holds_each_sample_once():
     stream = order(seed=7, start=0, count=150, num_samples=50)
     laps = stream.reshape(3, 50)
     assert all(sorted(lap) == list(range(50)) for lap in laps.tolist())
-    assert not np.array_equal(laps[0], laps[1]) and not np.array_equal(laps[1], laps[2])
+    assert not np.array_equal(laps[0], laps[1])
+    assert not np.array_equal(laps[1], laps[2])
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 50), (49, 1), (50, 50), (37, 120), (100, 3), (149, 2)])
@@ -93,7 +94,8 @@ def test_a_batch_is_the_normalized_samples_of_the_stream(channels):
     rows = order(5, 0, 64, 50)
     images = task.train.images.numpy()[rows].astype(np.float64) / 255
     expected = ((images - task.mean.numpy()) / task.std.numpy()).transpose(0, 3, 1, 2)
-    assert x.shape == (64, channels, 6, 6) and x.dtype == torch.float32
+    assert x.shape == (64, channels, 6, 6)
+    assert x.dtype == torch.float32
     np.testing.assert_allclose(x.numpy(), expected, atol=2e-6)
     assert torch.equal(y, task.train.labels[torch.from_numpy(rows)])
 
@@ -103,7 +105,8 @@ def test_augmented_entries_do_not_depend_on_epoch_or_batch_size():
     x, y = epochs(task, seed=9, count=2, epoch_size=48, batch_size=48)
     for count, epoch_size, batch_size in ((2, 48, 16), (4, 24, 8), (1, 96, 32), (8, 12, 4)):
         other_x, other_y = epochs(task, 9, count, epoch_size, batch_size)
-        assert torch.equal(x, other_x) and torch.equal(y, other_y)
+        assert torch.equal(x, other_x)
+        assert torch.equal(y, other_y)
 
 
 def test_augmentation_reaches_the_batches():
@@ -113,7 +116,9 @@ def test_augmentation_reaches_the_batches():
     assert not torch.equal(plain, cropped)
     is_same = (mirrored == plain).flatten(1).all(1)
     is_flipped = (mirrored == plain.flip(3)).flatten(1).all(1)
-    assert (is_same | is_flipped).all() and is_same.any() and is_flipped.any()
+    assert (is_same | is_flipped).all()
+    assert is_same.any()
+    assert is_flipped.any()
 
 
 def test_environments_do_not_disturb_each_other():
@@ -121,7 +126,8 @@ def test_environments_do_not_disturb_each_other():
     alone = [x for x, _ in train_batches(task, 1, 0, 48, 16)]
     beside = zip(train_batches(task, 1, 0, 48, 16), train_batches(task, 2, 0, 48, 16), strict=True)
     for first, ((mine, _), (other, _)) in zip(alone, beside, strict=True):
-        assert torch.equal(first, mine) and not torch.equal(mine, other)
+        assert torch.equal(first, mine)
+        assert not torch.equal(mine, other)
 
 
 def test_torch_and_numpy_global_random_states_stay():
@@ -139,7 +145,8 @@ def test_the_task_is_never_written_to():
         x.zero_()
     for x, _ in evaluation_batches(task, task.validation):
         x.zero_()
-    assert torch.equal(task.train.images, before[0]) and torch.equal(task.validation.images, before[1])
+    assert torch.equal(task.train.images, before[0])
+    assert torch.equal(task.validation.images, before[1])
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, 23), (10, 10), (1000, 23)])

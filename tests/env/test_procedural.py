@@ -34,7 +34,8 @@ def test_version_1_draws_the_same_pixels_for_ever(size):
 def test_an_image_does_not_depend_on_how_many_are_drawn():
     few, few_labels = generate(16, 260, 3, 1, Difficulty())
     many, many_labels = generate(16, 777, 3, 1, Difficulty())
-    assert np.array_equal(few, many[:260]) and np.array_equal(few_labels, many_labels[:260])
+    assert np.array_equal(few, many[:260])
+    assert np.array_equal(few_labels, many_labels[:260])
 
 
 def test_splits_and_seeds_share_no_image():
@@ -52,7 +53,7 @@ def test_classes_come_in_equal_shares():
 
 
 def test_colour_says_nothing_about_the_class():
-    """Mean and spread of each channel, read linearly, stay within 4 standard errors of chance for the mean."""
+    """An image's mean colour, read linearly, is within 4 standard errors of chance."""
     train_x, train_y = generate(16, 8000, 0, 0, Difficulty())
     test_x, test_y = generate(16, 4000, 0, 2, Difficulty())
     accuracy = linear_accuracy(train_x.mean(axis=(1, 2)), train_y, test_x.mean(axis=(1, 2)), test_y)

@@ -63,7 +63,7 @@ def test_real_cifar10_is_split_by_the_fixed_permutation():
     """The real files where ESPER_DATA_DIR has them; else the same claim on stand-in files, said aloud."""
     path, _ = cache_folder(None)
     if not (path / "cifar10" / FILES[0]).exists():
-        print("no real CIFAR-10 in the cache folder: checked on procedural images instead")
+        print("no real CIFAR-10 in the cache folder: checked on procedural images instead")  # noqa: T201
         task = load_task(TaskConfig(**SMALL), CPU)
         assert task.provenance.startswith("procedural images")
         return
@@ -84,14 +84,16 @@ def test_real_cifar10_is_split_by_the_fixed_permutation():
     np.testing.assert_allclose(task.mean, [0.4914, 0.4822, 0.4465], atol=1e-3)
     np.testing.assert_allclose(task.std, [0.2470, 0.2435, 0.2616], atol=1e-3)
     assert task.provenance == f"real CIFAR-10, from {path / 'cifar10'}"
-    assert task.crop_padding == 4 and task.flip
+    assert task.crop_padding == 4
+    assert task.flip
 
 
 def test_validation_and_train_share_no_image_and_lose_none(tmp_path):
     write(tmp_path / "mine")
     task = load_task(TaskConfig(data="folder:mine", data_dir=str(tmp_path)), CPU)
     train, validation = (split.images[:, 0, 0, 0].tolist() for split in (task.train, task.validation))
-    assert len(train) == 36 and len(validation) == 4
+    assert len(train) == 36
+    assert len(validation) == 4
     assert sorted(train + validation) == list(range(40))
     assert validation == generator(SPLIT_SEED, Stream.DATA).permutation(40)[:4].tolist()
     assert task.validation.labels.tolist() == [index % 4 for index in validation]
@@ -102,17 +104,21 @@ def test_a_folder_of_the_user_becomes_a_task(tmp_path, channels):
     write(tmp_path / "mine", channels=channels, num_classes=3)
     task = load_task(TaskConfig(data="folder:mine", data_dir=str(tmp_path)), CPU)
     images = np.load(tmp_path / "mine" / FILES[0])[sorted(task.train.images[:, 0, 0, 0].tolist())]
-    assert task.input_shape == (channels, 8, 8) and task.num_classes == 3
+    assert task.input_shape == (channels, 8, 8)
+    assert task.num_classes == 3
     np.testing.assert_allclose(task.mean, images.mean(axis=(0, 1, 2)) / 255, atol=1e-6)
     np.testing.assert_allclose(task.std, images.std(axis=(0, 1, 2)) / 255, atol=1e-6)
-    assert task.chance_quality == 1 / 3 and task.chance_loss == math.log(3)
-    assert task.crop_padding == 0 and not task.flip
+    assert task.chance_quality == 1 / 3
+    assert task.chance_loss == math.log(3)
+    assert task.crop_padding == 0
+    assert not task.flip
 
 
 def test_augmentation_is_off_where_orientation_may_be_the_class_unless_asked_for():
     assert load_task(TaskConfig(**SMALL), CPU).crop_padding == 0
     asked = load_task(TaskConfig(**SMALL, augment=True, crop_padding=2, flip=False), CPU)
-    assert asked.crop_padding == 2 and not asked.flip
+    assert asked.crop_padding == 2
+    assert not asked.flip
 
 
 def test_a_process_holds_the_images_once():
@@ -240,7 +246,8 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path, small_cifar, torchvisi
     before = snapshot(folder)
     with pytest.raises(ValueError, match=what) as raised:
         load_task(TaskConfig(data=data, data_dir=str(tmp_path)), CPU)
-    assert name in str(raised.value) and str(folder) in str(raised.value)
+    assert name in str(raised.value)
+    assert str(folder) in str(raised.value)
     assert snapshot(folder) == before
 
 
@@ -259,7 +266,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_absent_cifar10_is_downloaded_converted_and_kept(tmp_path, small_cifar, torchvision):
     torchvision.CIFAR10 = fake_cifar10
     task = load_task(TaskConfig(data_dir=str(tmp_path)), CPU)
-    assert (task.train.images == 7).all() and (task.test.images == 9).all()
+    assert (task.train.images == 7).all()
+    assert (task.test.images == 9).all()
     assert task.test.labels.tolist() == [i % 10 for i in range(12)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cifar10"]
     assert sorted(path.name for path in (tmp_path / "cifar10").iterdir()) == sorted(FILES)
@@ -275,7 +283,8 @@ def test_a_download_leaves_other_files_of_the_folder(tmp_path, small_cifar, torc
 
 
 def assert_three_ways_out(message, tmp_path):
-    assert str(tmp_path / "cifar10") in message and "torchvision" in message
+    assert str(tmp_path / "cifar10") in message
+    assert "torchvision" in message
     for way in (FILES[0], "ESPER_DATA_DIR", 'data="procedural"'):
         assert way in message
 
@@ -339,7 +348,9 @@ def test_a_cache_folder_that_cannot_be_made_names_three_ways_out(tmp_path, torch
 def test_procedural_images_say_what_they_are():
     task = load_task(TaskConfig(**SMALL), CPU)
     assert task.provenance == "procedural images 16x16, generator v1, seed 0"
-    assert task.family == "image" and task.input_shape == (3, 16, 16) and task.num_classes == 10
+    assert task.family == "image"
+    assert task.input_shape == (3, 16, 16)
+    assert task.num_classes == 10
     assert [len(split.images) for split in (task.train, task.validation, task.test)] == [200, 50, 60]
     changed = load_task(TaskConfig(**SMALL, difficulty={"noise": 0.3}), CPU)
     assert "noise=0.3" in changed.provenance

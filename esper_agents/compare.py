@@ -1,0 +1,116 @@
+"""Play any agents, baselines or trained ones, on the same episodes."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gymnasium.vector import AutoresetMode
+from pydantic import Field
+
+from esper_agents import checkpoint
+from esper_agents.agent import Agent
+from esper_agents.baselines import BASELINES, baseline
+from esper_agents.baselines.schedule import ScheduleConfig
+from esper_agents.config import TrainConfig, validated
+from esper_agents.environment import EnvironmentConfig, World, make_world
+from esper_agents.evaluate import Evaluation, evaluate, fitting
+from esper_agents.run import prepared_model
+from esper_agents.sb3 import Sb3Agent
+
+
+class CompareConfig(EnvironmentConfig):
+    """Who plays which episodes."""
+
+    agents: tuple[str, ...] = Field(("wait", "random"), min_length=1)
+    """Names (`wait`, `random`, `schedule`) and checkpoints: files, run folders, or folders of runs."""
+    episodes: int = Field(8, ge=1)
+    """Episodes for each agent."""
+    seed: int = Field(10_000, ge=0)
+    """Seed of the first episode; the others follow."""
+    num_envs: int = Field(8, ge=1)
+    """Episodes played side by side; changes no result."""
+    deterministic: bool = False
+    """Whether trained agents play their most probable action instead of drawing as in training."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The plan of the agent `schedule`."""
+    out: str | None = None
+    """File for the results as JSON; not given: none is written."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results on one environment."""
+
+    provenance: str
+    """Which data, from where."""
+    evaluations: list[Evaluation]
+    """In the order of the agents."""
+
+
+def build(values: dict[str, Any]) -> CompareConfig:
+    """The configuration of plain values; the environment of the first checkpoint is what they change.
+
+    Raises:
+        ValueError: an unknown field, a wrong type, a value out of range, or an agent that is not known.
+    """
+    played: dict[str, Any] = {}
+    for name in reversed(values.get("agents") or ()):
+        if name not in BASELINES:
+            trained = checkpoint.read_record(_checkpoint(name))["config"]
+            played = {key: trained[key] for key in EnvironmentConfig.model_fields}
+    return validated(CompareConfig, {**played, **values})
+
+
+def compare(config: CompareConfig) -> Comparison:
+    """Play the episodes with every agent, and write the results if that is asked for.
+
+    Raises:
+        ValueError: an agent that is not known or was trained on other observations or actions.
+        FileNotFoundError: data that are neither cached nor downloadable.
+    """
+    world = make_world(config, fitting(config.num_envs, config.episodes), AutoresetMode.NEXT_STEP)
+    seeds = list(range(config.seed, config.seed + config.episodes))
+    with closing(world.envs) as envs:
+        agents = [_agent(name, world, config) for name in config.agents]
+        evaluations = [evaluate(agent, envs, seeds) for agent in agents]
+    if config.out is not None:
+        values = {
+            "config": config.model_dump(mode="json"),
+            "environment": world.envs.config.model_dump(mode="json"),
+            "provenance": world.provenance,
+            "agents": [evaluation.as_dict() for evaluation in evaluations],
+        }
+        checkpoint.write_json(Path(config.out), values)
+    return Comparison(world.provenance, evaluations)
+
+
+def _agent(name: str, world: World, config: CompareConfig) -> Agent:
+    if name in BASELINES:
+        return baseline(name, world.envs, config.schedule)
+    return load_agent(_checkpoint(name), world, config.deterministic)
+
+
+def load_agent(path: Path, world: World, deterministic: bool = False) -> Sb3Agent:
+    """A trained agent, to play in a world.
+
+    Raises:
+        ValueError: the checkpoint was trained on other observations or actions.
+    """
+    trained = validated(TrainConfig, checkpoint.read_record(path)["config"])
+    # Only the spaces are needed to rebuild a model: the null engine loads no data.
+    config = trained.model_copy(update={"data": "procedural", "num_envs": 1})
+    rules = make_world(config, 1, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
+    with closing(rules.envs) as envs:
+        for space in ("single_observation_space", "single_action_space"):
+            there, here = getattr(envs, space), getattr(world.envs, space)
+            if there != here:
+                raise ValueError(f"{path} was trained with {space} {there}, which is {here} here")
+        _, model = prepared_model(config, rules, path)
+    return Sb3Agent(model, path.parent.name, deterministic)
+
+
+def _checkpoint(name: str) -> Path:
+    if not Path(name).exists():
+        raise ValueError(f"agent {name!r} is not known: {list(BASELINES)} are, and paths of checkpoints")
+    return checkpoint.find_checkpoint(Path(name))

@@ -1,0 +1,114 @@
+"""Check a run without doing it: everything is resolved, a short episode is played and learned from once."""
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from gymnasium.vector import AutoresetMode
+
+from esper_agents.baselines import baseline
+from esper_agents.config import TrainConfig
+from esper_agents.environment import World, make_world
+from esper_agents.evaluate import evaluate
+from esper_agents.run import prepared_model
+from esper_agents.sb3 import writing_logger
+from esper_agents.train import opened
+
+HORIZON, NUM_ENVS, BATCHES, IMAGES = 4, 2, 2, 512
+"""Epochs, environments, batches an epoch and procedural images of each split in the short episode."""
+
+
+def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
+    """Resolve and check a run, play a short rollout, do one update. Nothing is written, nothing downloaded.
+
+    Args:
+        config: The run.
+        resume: As for `train`; the checkpoint is checked against the agent's settings.
+
+    Returns:
+        What was found, line by line.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    opened(config, resume)
+    data, about = _data_at_hand(config)
+    config = config.model_copy(update={"data": data})
+    # The null engine loads no data and builds no networks, but checks every setting.
+    full = make_world(config, config.num_envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
+    with closing(full.envs) as envs:
+        for name in config.compare:
+            baseline(name, envs, config.schedule)
+        lines = [*_outline(config, full), about]
+        changes = _shortened(envs.config.model_dump())
+        small = make_world(config, min(config.num_envs, NUM_ENVS), _mode(config), changes=changes)
+    with closing(small.envs):
+        lines.append(_learn(config, small) if config.learns else _play(config, small))
+    return [*lines, "dry run: everything fits; nothing was written"]
+
+
+def _data_at_hand(config: TrainConfig) -> tuple[str, str]:
+    """Data that can be used at once, and how they compare with those that the run would use."""
+    wanted = config.wanted_data
+    if wanted not in ("auto", "cifar10"):
+        return wanted, f"data: {wanted}"
+    if _cifar_cached(config.data_dir):
+        return "cifar10", "data: cifar10, from the cache"
+    otherwise = "; failing that, it would use procedural images" if wanted == "auto" else ""
+    return "procedural", f"data: cifar10 is not in the cache: a run would first download it{otherwise}"
+
+
+def _cifar_cached(data_dir: str | None) -> bool:
+    """Whether the cache folder has anything of CIFAR-10; whether that is whole shows when it is loaded."""
+    cache = data_dir or os.environ.get("ESPER_DATA_DIR") or "~/.cache/esper"
+    return any((Path(cache).expanduser() / "cifar10").glob("*_*.npy"))
+
+
+def _mode(config: TrainConfig) -> AutoresetMode:
+    return AutoresetMode.SAME_STEP if config.learns else AutoresetMode.NEXT_STEP
+
+
+def _shortened(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that make an episode short and its data few."""
+    engine, task = environment["engine"], environment["task"]
+    changes = {
+        "horizon": min(HORIZON, environment["horizon"]),
+        "engine.epoch_size": BATCHES * engine["batch_size"],
+        "engine.counterfactual_size": min(IMAGES, engine["counterfactual_size"]),
+    }
+    if task["data"] == "procedural":
+        sizes = {"train_size": changes["engine.epoch_size"], "val_size": IMAGES, "test_size": IMAGES}
+        changes |= {f"task.{name}": max(IMAGES, size) for name, size in sizes.items()}
+    return changes
+
+
+def _outline(config: TrainConfig, world: World) -> list[str]:
+    envs = world.envs
+    horizon = envs.config.horizon
+    lines = [
+        f"environment: {config.env}, host {envs.config.host.name} with {envs.facts.host_params} parameters, "
+        f"{envs.facts.num_slots} slots, {horizon} epochs an episode",
+        f"observation: {envs.single_observation_space.shape}, action: {envs.single_action_space}",
+    ]
+    if config.learns:
+        rounds = config.num_rounds(horizon)
+        steps = rounds * config.num_envs * horizon
+        size = f"{config.num_envs} x {horizon} steps"
+        lines.append(f"run: {config.algo}, {rounds} rounds of {size}, {steps} in all")
+    return lines
+
+
+def _learn(config: TrainConfig, world: World) -> str:
+    _, model = prepared_model(config, world, None)
+    model.set_logger(writing_logger(None))
+    model.learn(world.envs.num_envs * world.envs.config.horizon)
+    parameters = sum(parameter.numel() for parameter in model.policy.parameters())
+    return f"agent: {config.algo} with {parameters} parameters, played {model.num_timesteps} steps, 1 update"
+
+
+def _play(config: TrainConfig, world: World) -> str:
+    agent = baseline(config.algo, world.envs, config.schedule, config.seed)
+    evaluation = evaluate(agent, world.envs, config.eval_seeds[: world.envs.num_envs])
+    return f"agent: {config.algo}, played {sum(episode.length for episode in evaluation.episodes)} steps"

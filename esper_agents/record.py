@@ -1,0 +1,58 @@
+"""What is written beside a run so that it can be read, repeated and continued."""
+
+from importlib.metadata import version
+from typing import Any
+
+import esper_env
+from esper_agents.config import FREE, TrainConfig, differences, fingerprint
+from esper_agents.environment import World
+
+LIBRARIES = ("torch", "numpy", "gymnasium", "stable_baselines3", "sb3_contrib")
+Record = dict[str, Any]
+
+
+def run_record(config: TrainConfig, world: World) -> Record:
+    """Resolved configuration of agent and environment, provenance of the data, and versions; plain values."""
+    agent = config.model_dump(mode="json")
+    environment = world.envs.config.model_dump(mode="json")
+    return {
+        "config": agent,
+        "environment": environment,
+        "provenance": world.provenance,
+        "fingerprint": fingerprint(comparable(agent) | {"environment": _played(environment)}),
+        "observation_version": esper_env.OBSERVATION_VERSION,
+        "versions": {"esper_env": esper_env.__version__, **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def comparable(agent: Record) -> Record:
+    """The settings that decide what is learned."""
+    return {key: value for key, value in agent.items() if key not in FREE}
+
+
+def refuse_other(old: Record, new: Record, where: str) -> None:
+    """Let a run go on only from a checkpoint of its own configuration.
+
+    Args:
+        old: Record of the checkpoint.
+        new: Record of the run that wants to continue it; without `environment` only the agent's settings count.
+        where: The checkpoint, for the message.
+
+    Raises:
+        ValueError: naming every field that differs.
+    """
+    found = differences(comparable(old["config"]), comparable(new["config"]))
+    if "environment" in new:
+        found += differences(_played(old["environment"]), _played(new["environment"]), "environment.")
+        for key in ("provenance", "observation_version"):
+            found += differences({key: old[key]}, {key: new[key]})
+    if found:
+        raise ValueError(f"{where} is a checkpoint of another configuration: {'; '.join(found)}")
+
+
+def _played(environment: Record) -> Record:
+    """The environment's settings without those that say where it runs."""
+    parts = {key: dict(value) if isinstance(value, dict) else value for key, value in environment.items()}
+    parts["engine"].pop("device")
+    parts["task"].pop("data_dir")
+    return parts

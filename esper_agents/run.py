@@ -1,0 +1,152 @@
+"""One training run under way: what it saves, shows and evaluates, round by round."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from gymnasium.vector import AutoresetMode
+from numpy.random import SeedSequence
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch.utils.tensorboard import SummaryWriter
+
+from esper_agents import checkpoint
+from esper_agents.agent import Agent
+from esper_agents.baselines import baseline
+from esper_agents.callbacks import RoundReport, Tags, write_evaluation
+from esper_agents.config import TrainConfig
+from esper_agents.environment import World, make_world, settled
+from esper_agents.episodes import Step
+from esper_agents.evaluate import Evaluation, evaluate, fitting
+from esper_agents.progress import reporter
+from esper_agents.record import Record
+from esper_agents.sb3 import (
+    EsperSb3VecEnv,
+    RoundCallback,
+    Sb3Agent,
+    load_parameters,
+    make_model,
+    model_bytes,
+    writing_logger,
+)
+from esper_agents.table import table
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is written."""
+
+    folder: Path
+    """Configuration, checkpoint, TensorBoard events and evaluation."""
+    writer: SummaryWriter
+    stream: TextIO
+    """Lines for people."""
+
+    def say(self, line: str) -> None:
+        """One line, at once."""
+        self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+class Run:
+    """A run. See `RoundListener` for what it hears while it learns.
+
+    Args:
+        config: What to do.
+        world: What the agent is trained on; an agent that does not learn never steps it.
+        record: Written into every checkpoint.
+        place: Where everything is written.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, record: Record, place: Place) -> None:
+        self.config, self.world, self.record, self.place = config, world, record, place
+        self.steps = 0
+        """Environment steps that the last checkpoint has learned from."""
+        self._round_steps = config.num_envs * world.envs.config.horizon
+        self._total = config.num_rounds(world.envs.config.horizon) * self._round_steps
+
+    def learn(self, path: Path | None) -> Agent:
+        """Train from the start, or from a checkpoint, to the end."""
+        adapter, self._model = prepared_model(self.config, self.world, path)
+        self._model.set_logger(writing_logger(self.place.writer))
+        self._report = RoundReport(self.world.envs)
+        self.steps = self._start = self._model.num_timesteps
+        with reporter(self._total, self.steps, self.place.stream) as self._reporter:
+            if self.steps < self._total:
+                callback = RoundCallback(self, adapter)
+                self._model.learn(self._total - self.steps, callback, reset_num_timesteps=False)
+                # The library logs an update together with the next round: the last one has none.
+                self._model.logger.dump(self._model.num_timesteps)
+        return self._agent()
+
+    def _agent(self) -> Agent:
+        return Sb3Agent(self._model, self.config.algo, self.config.eval_deterministic, self.config.seed)
+
+    def updated(self, done: int) -> None:
+        """Save, and evaluate when it is time."""
+        content, state = model_bytes(self._model)
+        checkpoint.write_checkpoint(
+            self.place.folder / checkpoint.CHECKPOINT, content, {**self.record, "state": state}
+        )
+        self.steps = done
+        every = self.config.eval_every
+        if every and self._start < done < self._total and done // self._round_steps % every == 0:
+            self.evaluate([self._agent()])
+        self._report.begin()
+
+    def stepped(self, step: Step, done: int) -> None:
+        """Count and show."""
+        self._report.add(step)
+        self._reporter.step(step, done)
+
+    def played(self, done: int) -> Tags:
+        """Show the round; its tags are what is logged."""
+        tags = self._report.tags()
+        self._reporter.round(done // self._round_steps, done, tags)
+        return tags
+
+    def finish(self, agent: Agent | str) -> list[Evaluation]:
+        """Evaluate an agent, or the baseline of a name, and those that it is compared with."""
+        others = [name for name in self.config.compare if name != self.config.algo]
+        evaluations = self.evaluate([agent, *others])
+        values = {
+            "provenance": self.world.provenance,
+            "steps": self.steps,
+            "agents": [evaluation.as_dict() for evaluation in evaluations],
+        }
+        checkpoint.write_json(self.place.folder / "evaluation.json", values)
+        for line in table(evaluations):
+            self.place.say(line)
+        return evaluations
+
+    def evaluate(self, agents: Sequence[Agent | str]) -> list[Evaluation]:
+        """Play the evaluation episodes with each agent; the first one's figures and picture are logged."""
+        config = self.config
+        count = fitting(config.num_envs, config.eval_episodes)
+        world = make_world(settled(config, self.world), count, AutoresetMode.NEXT_STEP, "rgb_array")
+        with closing(world.envs) as envs:
+            players = [
+                baseline(a, envs, config.schedule, config.seed) if isinstance(a, str) else a for a in agents
+            ]
+            evaluations = [evaluate(player, envs, config.eval_seeds) for player in players]
+        write_evaluation(self.place.writer, evaluations[0], self.steps)
+        return evaluations
+
+
+def prepared_model(
+    config: TrainConfig, world: World, path: Path | None
+) -> tuple[EsperSb3VecEnv, OnPolicyAlgorithm]:
+    """A model on its environments: new, or as a checkpoint left it.
+
+    A run that goes on plays new episodes: their seeds, and that of exploration, depend on how far it is.
+    """
+    adapter = EsperSb3VecEnv(world.envs)
+    state = None if path is None else checkpoint.read_record(path)["state"]
+    seeds = SeedSequence([config.seed, 0 if state is None else state["timesteps"]])
+    own, *episodes = seeds.generate_state(1 + adapter.num_envs).tolist()
+    model = make_model(config.algo, adapter, config, world.envs.config.horizon, own)
+    adapter.seed_each(episodes)
+    if path is not None and state is not None:
+        load_parameters(model, path, state)
+    return adapter, model

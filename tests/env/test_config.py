@@ -1,0 +1,198 @@
+"""Configuration: every keyword and every path is checked by name, and reaches its field."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from esper_env import EsperConfig, EsperVectorEnv
+from esper_env.config import KEYWORDS, override
+from esper_env.engine import setup
+from esper_env.presets import PRESETS, resolve
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever touches the data fails the test."""
+
+    def load(*arguments: Any) -> None:
+        raise AssertionError("data was touched")
+
+    monkeypatch.setattr(setup, "load_task", load)
+
+
+def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from leaves(value, f"{path}.{name}".lstrip("."))
+    else:
+        yield path, values
+
+
+DEFAULTS = dict(leaves(EsperConfig().model_dump()))
+OTHER = {
+    "max_episode_steps": 7, "host.name": "deep", "host.slots": 2, "task.data": "procedural",
+    "task.data_dir": "x",
+    "task.augment": True, "engine.name": "null", "engine.device": "cpu", "engine.epoch_size": 1280,
+    "engine.batch_size": 64, "engine.optimizer.lr_schedule": "cosine", "engine.isolation": "always",
+    "lifecycle.max_modules": 2, "lifecycle.tempo_epochs": [1, 2, 3], "lifecycle.speed_epochs": [0, 1, 2, 3],
+    "lifecycle.auto_advance": ["G1"], "gates.mode": "strict", "budget.params": 2.0, "budget.compute": 1.5,
+    "reward.mode": "sparse", "reward.gamma": 0.5,
+}  # fmt: skip
+"""A different value for each leaf that has no number to be nudged."""
+
+
+def different(path: str, value: Any) -> Any:
+    if path in OTHER:
+        return OTHER[path]
+    if isinstance(value, bool):
+        return not value
+    assert isinstance(value, int | float), f"say what else {path} could be"
+    return value + 1 if isinstance(value, int) else value * 0.875 + (value == 0) * 0.125
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_an_override_reaches_this_field_and_no_other(path: str) -> None:
+    value = different(path, DEFAULTS[path])
+    changed = dict(leaves(override(EsperConfig(), {path: value}).model_dump()))
+    assert changed.pop(path) == (tuple(value) if isinstance(value, list) else value)
+    assert changed == {name: kept for name, kept in DEFAULTS.items() if name != path}
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_an_override_of_the_wrong_type_is_refused_by_its_path(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"{path}|{path.split('.')[-1]}="):
+        override(EsperConfig(), {path: object()})
+
+
+UNKNOWN = ["", "rent", "reward.rents", "rewards.rent", "reward.rent.x", "horizon.x", "reward.", ".rent"]
+UNKNOWN += ["reward.potentials.DORMANTS", "engine.optimizer.lr"]
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+def test_an_unknown_path_is_refused_and_says_what_there_is(path: str) -> None:
+    with pytest.raises(ValueError, match="has no field") as error:
+        resolve("micro", {}, {path: 1})
+    assert repr(path) in str(error.value)
+
+
+@pytest.mark.parametrize("overrides", ["reward.rent=1", [("reward.rent", 1)], 3, {1: 2}])
+def test_overrides_that_are_no_dict_of_paths_are_refused(overrides: Any) -> None:
+    with pytest.raises(ValueError, match="overrides"):
+        resolve("micro", {}, overrides)
+
+
+BAD: dict[str, list[Any]] = {
+    "horizon": [0, -1, 1.5, "30", True],
+    "max_episode_steps": [0, -1, "5"],
+    "host": ["nonesuch", 3, ""],
+    "slots": [0, -1, 9, 1.5, "three", ["nowhere"], [], ["block1.relu", "block1.relu"], True],
+    "data": ["imagenet", "folder:../x", 1],
+    "data_dir": [3],
+    "epoch_size": [0, -64, 100, 1.5, "all", True],
+    "batch_size": [0, 1, -1, 2.5, "64"],
+    "isolation": ["never", True],
+    "engine": ["fast", 1],
+    "device": ["tpu", 0],
+    "reward": ["economic", 1],
+    "gamma": [0, -0.5, 1.1, "1", float("nan")],
+    "gates": ["lenient", False],
+    "auto_advance": ["G1", ["G0"], ["G5"], ["g1"], [1], 1],
+    "max_modules": [0, -1, 1.5],
+    "param_budget": [0.99, 0, -1, "2", float("inf"), float("nan")],
+    "compute_budget": [0, -1, "1", float("inf")],
+    "num_envs": [0, -1, 1.5, "2", True],
+    "autoreset_mode": ["next_step", 3],
+    "render_mode": ["human", 3],
+    "strict_actions": ["no", 1],
+    "preset": ["nonesuch", 3],
+    "overrides": ["reward.rent=1"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values])
+def test_a_wrong_keyword_is_refused_by_name_before_any_data_is_touched(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}.*") as error:
+        EsperVectorEnv(**{"preset": "micro", name: value})
+    text = str(error.value)
+    assert name in text
+    part = value[0] if isinstance(value, list) and value else value
+    assert any(shown in text for shown in (repr(value), repr(part), str(part)))
+
+
+def test_every_keyword_is_tried() -> None:
+    assert set(KEYWORDS) <= set(BAD)
+    with pytest.raises(TypeError, match="colour"):
+        EsperVectorEnv(preset="micro", colour=1)
+
+
+@pytest.mark.parametrize("name", ["num_envs", "autoreset_mode"])
+def test_make_refuses_what_belongs_to_make_vec(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=2 belongs to gymnasium.make_vec"):
+        gym.make("EsperMicro-v0", **{name: 2})
+
+
+@pytest.mark.parametrize(("name", "path"), KEYWORDS.items())
+def test_a_keyword_sets_its_field_and_an_override_comes_after_it(name: str, path: str) -> None:
+    value = different(path, DEFAULTS[path])
+    listed = tuple(value) if isinstance(value, list) else value
+    found = dict(leaves(resolve("cifar", {name: value}, None).model_dump()))
+    assert found == DEFAULTS | {path: listed}
+    assert resolve("cifar", {name: None}, None) == EsperConfig()
+    assert dict(leaves(resolve("cifar", {name: DEFAULTS[path]}, {path: value}).model_dump())) == found
+
+
+def test_every_wrong_argument_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"horizon=0.*gamma=2|gamma=2.*horizon=0"):
+        resolve("micro", {"horizon": 0, "gamma": 2}, None)
+
+
+def models(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield kind
+    for field in kind.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from models(field.annotation)
+
+
+@pytest.mark.parametrize("kind", list(models(EsperConfig)), ids=lambda k: k.__name__)
+def test_every_config_is_frozen_and_forbids_what_it_does_not_know(kind: type[BaseModel]) -> None:
+    config = kind()
+    for name in kind.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(config, name, 1)
+    with pytest.raises(ValidationError, match="nonesuch"):
+        kind(nonesuch=1)  # type: ignore[call-arg]
+    assert kind.model_config["allow_inf_nan"] is False
+
+
+def test_presets_hold_the_numbers_of_the_rules() -> None:
+    cifar, micro = PRESETS["cifar"](), PRESETS["micro"]()
+    assert (cifar.horizon, cifar.engine.epoch_size, cifar.engine.batch_size) == (150, 8192, 128)
+    assert (cifar.task.data, cifar.host.name, cifar.engine.counterfactual_size) == (
+        "cifar10",
+        "baseline",
+        1024,
+    )
+    sizes = (micro.task.train_size, micro.task.val_size, micro.task.test_size, micro.task.image_size)
+    assert sizes == (8192, 1024, 2048, 16)
+    assert (micro.horizon, micro.engine.epoch_size, micro.engine.batch_size) == (30, 512, 64)
+    assert (micro.task.data, micro.host.name, micro.engine.counterfactual_size) == (
+        "procedural",
+        "micro",
+        256,
+    )
+    rates = [config.engine.optimizer for config in (cifar, micro)]
+    assert [(o.host_lr, o.module_lr) for o in rates] == [(0.01, 0.01), (0.05, 0.05)]
+    for optimizer in rates:
+        assert (optimizer.host_momentum, optimizer.host_weight_decay, optimizer.clip_norm) == (0.9, 5e-4, 1.0)
+        assert (optimizer.module_momentum, optimizer.module_weight_decay) == (0.9, 0.0)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.95])
+@pytest.mark.parametrize("name", ["EsperMicro-v0", "EsperCifar-v0"])
+def test_gamma_is_published(gamma: float, name: str) -> None:
+    envs = gym.make_vec(name, num_envs=2, engine="null", gamma=gamma)
+    assert envs.metadata["gamma"] == gamma
+    assert gym.make(name, engine="null", gamma=gamma).unwrapped.metadata["gamma"] == gamma
