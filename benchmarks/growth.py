@@ -1,7 +1,7 @@
 """What growing wins: the static host against a scheduled grower, harvested test accuracy paired by seed.
 
-`python benchmarks/growth.py play --out runs/growth --seeds 0 1 2` plays what is not there yet, one process with
-one thread a job; `python benchmarks/growth.py report --out runs/growth` prints the tables as Markdown.
+`python benchmarks/growth.py play --out runs/growth --seeds 0 1 2` plays what is not there yet, a process with
+one thread for each job; `python benchmarks/growth.py report --out runs/growth` prints the tables as Markdown.
 The published figures and the conditions they were measured under are in `results/growth_*.md`.
 """
 
