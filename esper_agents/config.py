@@ -36,7 +36,7 @@ class PpoConfig(BaseModel):
     advantage estimation. The discount is the environment's `metadata["gamma"]`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     ppo_epochs: int = Field(4, ge=1)
     """Passes over the data of a round."""

@@ -16,7 +16,7 @@ ALWAYS_PROCEDURAL = "EsperMicro-v0"
 class EnvironmentConfig(BaseModel):
     """Which environment is played."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     env: str = "EsperCifar-v0"
     """Id of the environment."""

@@ -29,8 +29,10 @@ class Evaluation:
     """The first episode, uint8 (height, width, 3), from an environment that renders."""
 
     def values(self, key: str) -> list[float]:
-        """One figure of every episode in which it was measured: `total_reward`, `length`, `invalid_share`,
-        `pruned`, `fossilized`, or one of `MEASURED`.
+        """One figure of every episode in which it was measured.
+
+        Args:
+            key: `total_reward`, `length`, `invalid_share`, `pruned`, `fossilized`, or one of `MEASURED`.
         """
         found = [e.measured[key] if key in MEASURED else getattr(e, key) for e in self.episodes]
         return [float(value) for value in found if value is not None]

@@ -35,7 +35,7 @@ def refuse_other(old: Record, new: Record, where: str) -> None:
 
     Args:
         old: Record of the checkpoint.
-        new: Record of the run that wants to continue it; without `environment` only the agent's settings count.
+        new: Record of the run that wants to continue it; without `environment` only `config` counts.
         where: The checkpoint, for the message.
 
     Raises:

@@ -14,7 +14,7 @@ from esper_env.mdp.observation import OBSERVATION_VERSION
 from esper_env.mdp.observation import layout as observation_layout
 from esper_env.registration import IDS, one_thread_per_forked_worker, register
 from esper_env.vector_env import EsperVectorEnv
-from esper_env.wrappers import MaskInObservation
+from esper_env.wrappers import MaskInObservation, MaskInVectorObservation
 
 register()
 one_thread_per_forked_worker()
@@ -37,6 +37,7 @@ __all__ = [
     "Head",
     "HostFacts",
     "MaskInObservation",
+    "MaskInVectorObservation",
     "Op",
     "Place",
     "Stage",

@@ -7,8 +7,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
+from esper_env.arguments import seed_list
 from esper_env.mdp import infos
-from esper_env.mdp.episode import seed_list
 from esper_env.vector_env import EsperVectorEnv
 
 

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from esper_env.arguments import autoreset_member, chosen, env_count, seed_list
 from esper_env.config import KEYWORDS, EsperConfig
 from esper_env.contracts.action import ActionLayout, Actions
 from esper_env.contracts.facts import HostFacts
@@ -19,7 +20,7 @@ from esper_env.contracts.state import GameState
 from esper_env.engine.build import build_engine
 from esper_env.engine.setup import prepare
 from esper_env.mdp import infos, masks, observation, record, reward, transition
-from esper_env.mdp.episode import EpisodeSeeds, Limits, chosen, seed_list
+from esper_env.mdp.episode import EpisodeSeeds, Limits
 from esper_env.mdp.gates import GateResults, judge
 from esper_env.presets import resolve
 from esper_env.render import EpisodeTrace
@@ -98,8 +99,8 @@ class EsperVectorEnv(VectorEnv):
     ) -> None:
         given = locals()
         self.config: EsperConfig = resolve(preset, {name: given[name] for name in KEYWORDS}, overrides)
-        self.num_envs = _count(num_envs)
-        self.autoreset_mode = _autoreset(autoreset_mode)
+        self.num_envs = env_count(num_envs)
+        self.autoreset_mode = autoreset_member(autoreset_mode)
         if not isinstance(strict_actions, bool):
             raise ValueError(f"strict_actions={strict_actions!r} is not allowed: True and False are")
         self.strict_actions = strict_actions
@@ -302,30 +303,8 @@ class EsperVectorEnv(VectorEnv):
         if not self.strict_actions or valid.all():
             return
         env = int(np.flatnonzero(~valid)[0])
-        op, slot, stage = (
-            Op(actions.op[env]),
-            actions.slot[env],
-            self._state.slots.stage[env, actions.slot[env]],
-        )
+        op, slot = Op(actions.op[env]), int(actions.slot[env])
+        stage = Stage(self._state.slots.stage[env, slot])
         legal = [o.name for o in Op if self._masks.op_slot[env, o, slot]]
-        blueprint = f" of {self.facts.blueprints[actions.blueprint[env]]}" if op == Op.GERMINATE else ""
-        raise ValueError(
-            f"environment {env}, slot {slot} ({Stage(stage).name}): "
-            f"{op.name}{blueprint} is not legal, only {legal}"
-        )
-
-
-def _count(num_envs: int) -> int:
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
-        raise ValueError(f"num_envs={num_envs!r} is not allowed: an integer of at least 1 is")
-    return num_envs
-
-
-def _autoreset(mode: AutoresetMode | str) -> AutoresetMode:
-    for member in AutoresetMode:
-        if mode in (member, member.value, member.name):
-            return member
-    allowed = [name for member in AutoresetMode for name in (member.value, member.name)]
-    raise ValueError(
-        f"autoreset_mode={mode!r} is not allowed: a gymnasium.vector.AutoresetMode is, or {allowed}"
-    )
+        what = f"{op.name} {self.facts.blueprints[actions.blueprint[env]]}" if op == Op.GERMINATE else op.name
+        raise ValueError(f"environment {env}, slot {slot} is {stage.name}: {what} is not legal, only {legal}")

@@ -1,34 +1,29 @@
-"""From file and flags to one configuration; flags win. Shared by the scripts, which are run from anywhere."""
+"""From file and flags to one configuration; flags win. Shared by the scripts."""
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from pydantic import BaseModel
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from esper_agents import config_file
 
 Config = TypeVar("Config", bound=BaseModel)
 Values = dict[str, Any]
-REGISTRY = ConstructorRegistry()
 
-
-@REGISTRY.primitive_rule
-def json_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Values] | None:
-    """A dict is written as JSON on the command line."""
-    if info.type_origin is not dict:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=lambda texts: config_file.parse_object(texts[0]),
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
-    )
+Json = tyro.constructors.PrimitiveConstructorSpec[Values](
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda texts: config_file.parse_object(texts[0]),
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+"""How a dict is written on the command line."""
 
 
 def flag_parser() -> argparse.ArgumentParser:
@@ -39,14 +34,26 @@ def flag_parser() -> argparse.ArgumentParser:
 
 
 def configure(build: Callable[[Values], Config], base: Values, argv: list[str], about: str) -> Config:
-    """The configuration of plain values and the flags that change it; SystemExit 2 for a wrong flag."""
+    """The configuration of plain values and the flags that change it."""
     given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in argv if flag.startswith("--")}
     if given & {"rounds", "total_steps"}:
         base = base | {"rounds": None, "total_steps": None}
-    default = build(base)
-    return tyro.cli(type(default), default=default, args=argv, description=about, registry=REGISTRY)
+    return build(asdict(tyro.cli(_form(build(base)), args=argv, description=about)))
+
+
+def _form(config: BaseModel) -> type[Any]:
+    """A dataclass with the same fields and defaults that checks nothing: `build` does, with its own words."""
+    fields: list[Any] = []
+    for name, info in type(config).model_fields.items():
+        value, kind = getattr(config, name), Json if isinstance(getattr(config, name), dict) else None
+        form = _form(value) if isinstance(value, BaseModel) else info.annotation
+        notes = [tyro.conf.arg(help=info.description), *([kind] if kind else [])]
+        default = form if isinstance(value, BaseModel) else lambda value=value: value
+        fields.append((name, Annotated[form, *notes], field(default_factory=default)))
+    return make_dataclass(type(config).__name__, fields)
 
 
 def fail(error: Exception) -> NoReturn:
     """End with a message and status 2."""
-    argparse.ArgumentParser().error(str(error))
+    print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+    raise SystemExit(2)

@@ -18,7 +18,7 @@ FULL_ALPHA = 2
 class ScheduleConfig(BaseModel):
     """What is planted where and when."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     blueprint: str = "conv_heavy"
     """Name of the blueprint planted in every chosen slot."""

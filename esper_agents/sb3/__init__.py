@@ -1,4 +1,4 @@
-"""The only package here that knows Stable-Baselines3 (https://stable-baselines3.readthedocs.io) and sb3-contrib."""
+"""The only package here that knows Stable-Baselines3 and sb3-contrib."""
 
 from esper_agents.sb3.adapter import EsperSb3VecEnv
 from esper_agents.sb3.agent import Sb3Agent

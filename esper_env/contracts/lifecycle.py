@@ -13,7 +13,7 @@ class Stage(IntEnum):
     text: str
     """What it means."""
 
-    def __new__(cls, value: int, text: str) -> "Stage":
+    def __new__(cls, value: int, text: str = "") -> "Stage":
         """A member with its meaning."""
         member = int.__new__(cls, value)
         member._value_ = value

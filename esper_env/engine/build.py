@@ -1,13 +1,36 @@
 """From a name to an engine."""
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from esper_env.engine.engine import Engine
 from esper_env.engine.null import NullEngine
 from esper_env.engine.reference import ReferenceEngine
 from esper_env.engine.setup import Setup
 
 
+class ForkedEngine(NullEngine):
+    """Stands in where CUDA can't work, and says so at the first reset.
+
+    Gymnasium's workers pass on errors of a reset, but not those of a constructor.
+    """
+
+    def begin(self, envs: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """See `Engine`.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "CUDA was used before this worker process was forked, so it can't be used here: "
+            "pass vector_kwargs={'context': 'spawn'} to make_vec, or device='cpu'"
+        )
+
+
 def build_engine(num_envs: int, setup: Setup) -> Engine:
     """The engine that the configuration names; which one never depends on `num_envs`."""
     if setup.config.name == "null":
         return NullEngine(num_envs, setup)
-    return ReferenceEngine(num_envs, setup)
+    return ForkedEngine(num_envs, setup) if setup.forked else ReferenceEngine(num_envs, setup)

@@ -38,6 +38,8 @@ class Setup:
     """One line on where the data come from."""
     task: ImageTask | None
     """None for an engine that trains nothing."""
+    forked: bool
+    """This process was forked after CUDA was used, so that it can't train on the device."""
 
     @property
     def loaded_task(self) -> ImageTask:
@@ -51,18 +53,10 @@ def resolve_device(name: str) -> torch.device:
 
     Raises:
         ValueError: `cuda` where there is none.
-        RuntimeError: CUDA in a forked worker, where it can't work.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda': torch finds no CUDA device; allowed here are 'auto' and 'cpu'")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if torch.cuda._is_in_bad_fork():
-        raise RuntimeError(
-            "CUDA was used before this worker process was forked, so it can't be used here: "
-            "pass vector_kwargs={'context': 'spawn'} to make_vec, or device='cpu'"
-        )
-    return torch.device("cuda")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: int) -> Setup:
@@ -90,7 +84,9 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
             f"engine.counterfactual_size={engine.counterfactual_size} is not allowed: "
             f"the validation split has {shape.val_size} samples"
         )
-    loaded = None if engine.name == "null" else load_task(task, device)
+    trains = engine.name != "null"
+    forked = trains and device.type == "cuda" and torch.cuda._is_in_bad_fork()
+    loaded = load_task(task, device) if trains and not forked else None
     return Setup(
         config=engine,
         horizon=horizon,
@@ -100,8 +96,9 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
         facts=facts,
         host_forward_flops=forward_flops(sample, torch.empty(2, *input_shape, device="meta")) // 2,
         epoch_size=epoch_size,
-        provenance=loaded.provenance if loaded else "no data: the null engine plays the rules alone",
+        provenance=loaded.provenance if loaded else "no data: nothing is trained",
         task=loaded,
+        forked=forked,
     )
 
 

@@ -1,6 +1,5 @@
 """When an episode begins and ends, and with which seed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,47 +61,3 @@ class Limits:
     def truncated(self, state: GameState, played: Bools) -> Bools:
         """(env,): a limit from outside was reached."""
         return played & (state.epoch >= (np.inf if self.max_steps is None else self.max_steps))
-
-
-def chosen(reset_mask: object, num_envs: int) -> Bools:
-    """The environments to reset, from `options["reset_mask"]`; all of them for None. It is only read.
-
-    Raises:
-        TypeError: not a bool array.
-        ValueError: wrong shape, or nothing to reset.
-    """
-    if reset_mask is None:
-        return np.ones(num_envs, dtype=bool)
-    if not isinstance(reset_mask, np.ndarray) or reset_mask.dtype != np.bool_:
-        raise TypeError(f"options['reset_mask'] must be a bool numpy array, not {reset_mask!r}")
-    if reset_mask.shape != (num_envs,) or not reset_mask.any():
-        raise ValueError(
-            f"options['reset_mask'] must have shape ({num_envs},) and at least one True, not {reset_mask}"
-        )
-    return reset_mask.copy()
-
-
-def seed_list(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    """One seed (or None) an environment: seed, seed + 1, ... from an int, or the list itself.
-
-    Raises:
-        ValueError: a list of another length, or a seed that is negative or not an integer.
-    """
-    if seed is None:
-        return [None] * num_envs
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-        seeds = list(seed)
-    else:
-        seeds = [seed + i if _natural(seed) else seed for i in range(num_envs)]
-    if len(seeds) != num_envs:
-        raise ValueError(
-            f"seed has {len(seeds)} entries: one for each of the {num_envs} environments is required"
-        )
-    for one in seeds:
-        if one is not None and not _natural(one):
-            raise ValueError(f"seed={one!r} is not allowed: non-negative integers and None are")
-    return [None if one is None else int(one) for one in seeds]
-
-
-def _natural(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)

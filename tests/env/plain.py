@@ -58,13 +58,26 @@ def same(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def trajectory(
+    env: EsperVectorEnv, scripts: Sequence[Sequence[NDArray[np.int64]]], seed: int
+) -> list[list[bytes]]:
+    """Per environment, the bits of every observation and reward."""
+    obs, _ = env.reset(seed=seed)
+    seen = [[row.tobytes()] for row in obs]
+    for actions in zip(*scripts, strict=True):
+        obs, reward, *_ = env.step(np.stack(actions))
+        for e, bits in enumerate(seen):
+            bits.append(obs[e].tobytes() + reward[e].tobytes())
+    return seen
+
+
 class Loop:
     """One epoch of a network in plain torch, from copies of what the engine holds."""
 
-    def __init__(self, env: EsperVectorEnv) -> None:
+    def __init__(self, env: EsperVectorEnv, largest: float = 1.0) -> None:
         life = env._engine.life(0)
         self.task, self.start, self.seed = task_of(env), life.epochs * 128, life._seed
-        self.model, self.lr = copy.deepcopy(life.model), 0.05
+        self.model, self.lr, self.largest = copy.deepcopy(life.model), 0.05, largest
         optimizers = {None: [life._host_optimizer]} | {s: p.optimizers for s, p in life.planted.items()}
         self.memory = {slot: [m for o in old for m in momenta(o)] for slot, old in optimizers.items()}
         self.norms: dict[int | None, list[list[float]]] = {}
@@ -75,11 +88,10 @@ class Loop:
         """128 entries of the shuffled stream, in batches of 64, normalized as the text says."""
         lap, at = divmod(self.start, 512)
         rows = generator(self.seed, Stream.DATA, lap).permutation(512)[at : at + 128]
-        images, labels = self.task.train
-        x = (images[rows].double() / 255 - images.double().mean((0, 1, 2)) / 255) / (
-            images.double().std((0, 1, 2), correction=0) / 255
-        )
-        return list(zip(x.float().permute(0, 3, 1, 2).split(64), labels[rows].split(64), strict=True))
+        task, labels = self.task, self.task.train.labels
+        # To the last bit: a pool may choose another pixel for less.
+        x = (task.train.images[rows].float() - task.mean * 255) * (1 / (task.std * 255))
+        return list(zip(x.permute(0, 3, 1, 2).split(64), labels[rows].split(64), strict=True))
 
     def forward(self, x: torch.Tensor, alphas: dict[int, float], isolated: set[int]) -> torch.Tensor:
         for index, segment in enumerate(self.model.host.segments):
@@ -90,7 +102,7 @@ class Loop:
             graft = self.model.grafts[slot]
             if graft is not None and slot in alphas:
                 d = graft.branch(x.detach() if slot in isolated else x)
-                self.deltas[slot] = float((d.square().mean() / x.square().mean()).sqrt())
+                self.deltas[slot] = float((d.detach().square().mean() / x.detach().square().mean()).sqrt())
                 if slot in isolated:
                     x = x + (d - d.detach())
                 elif graft.style == Style.LINEAR_MULTIPLY:
@@ -101,7 +113,7 @@ class Loop:
         return x
 
     def run(self, alphas: dict[int, float] | None = None, isolated: set[int] | None = None) -> None:
-        """Momentum 0.9, decay 5e-4 on the host alone, norms clipped to 1 per part."""
+        """Momentum 0.9, decay 5e-4 on the host alone, norms clipped for each part by itself."""
         alphas, isolated = alphas or {}, isolated or set()
         parts: dict[int | None, list[nn.Parameter]] = {None: list(self.model.host.parameters())}
         parts |= {slot: list(self.model.grafts[slot].parameters()) for slot in alphas}
@@ -120,7 +132,7 @@ class Loop:
             self.losses.append(float(loss.detach()))
             for part, parameters in parts.items():
                 self.norms.setdefault(part, []).append([float(p.grad.norm()) for p in parameters])
-                nn.utils.clip_grad_norm_(parameters, 1.0)
+                nn.utils.clip_grad_norm_(parameters, self.largest)
             for optimizer in optimizers:
                 optimizer.step()
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from esper_env.tasks.procedural import CLASSES, SHAPES, Difficulty, _shape, generate
 
 PLAIN = Difficulty(haze=0, noise=0, clutter=0, shading=0, contrast=0.3)
-CHECKSUMS = {16: "", 32: ""}
+CHECKSUMS = {16: "1676412d5e7e728d", 32: "2283136cf04a571e"}
 
 
 def gray(images):
@@ -28,7 +28,7 @@ def linear_accuracy(train_x, train_y, test_x, test_y):
 def test_version_1_draws_the_same_pixels_for_ever(size):
     images, labels = generate(size, 500, seed=0, split=0, difficulty=Difficulty())
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    assert digest.startswith(CHECKSUMS[size])
+    assert digest[:16] == CHECKSUMS[size]
 
 
 def test_an_image_does_not_depend_on_how_many_are_drawn():

@@ -1,32 +1,16 @@
 """Lives in the reference engine: repeatable, apart from each other, and isolated as the rules say."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from lives import GROW, play
-from numpy.typing import NDArray
-from plain import WAIT, grow, momenta, same, started, tiny, weights
+from plain import WAIT, grow, momenta, same, started, tiny, trajectory, weights
 from torch import nn
 
-from esper_env import EsperVectorEnv, Head, Op, Stage, Style, encode
+from esper_env import Head, Op, Stage, Style, encode
 from esper_env.blueprints import catalogue
-
-
-def trajectory(
-    env: EsperVectorEnv, scripts: Sequence[Sequence[NDArray[np.int64]]], seed: int
-) -> list[list[bytes]]:
-    """Per environment, the bits of every observation and reward."""
-    obs, _ = env.reset(seed=seed)
-    seen = [[row.tobytes()] for row in obs]
-    for actions in zip(*scripts, strict=True):
-        obs, reward, *_ = env.step(np.stack(actions))
-        for e, bits in enumerate(seen):
-            bits.append(obs[e].tobytes() + reward[e].tobytes())
-    return seen
-
 
 SCRIPTS = [
     [*grow(0, Style.GATED), encode(Op.FOSSILIZE, slot=0), WAIT],

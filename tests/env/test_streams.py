@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from esper_env.arguments import chosen, seed_list
 from esper_env.contracts.streams import Stream, generator, key
-from esper_env.mdp.episode import EpisodeSeeds, chosen, seed_list
+from esper_env.mdp.episode import EpisodeSeeds
 
 CASES = [
     (0, Stream.EPISODE),

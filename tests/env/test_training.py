@@ -14,18 +14,22 @@ from torch import nn
 from esper_env import EsperVectorEnv, Op, Style, encode
 from esper_env.contracts.streams import Stream, key
 from esper_env.engine import life as life_module
+from esper_env.engine.optimizer import clip
 from esper_env.tasks.task import ImageTask
 
+CLIPPED = {"engine.optimizer.clip_norm": 0.7}
+"""In the middle of the norms here, so that some gradients are clipped and some are not."""
 
-def close(first: nn.Module, second: nn.Module, tolerance: float = 2e-5) -> None:
+
+def close(first: nn.Module, second: nn.Module, tolerance: float = 1e-6) -> None:
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_training_a_host_is_a_plain_torch_loop_over_its_shuffled_stream() -> None:
-    env, life = started(7)
+    env, life = started(7, overrides=CLIPPED)
     for _ in range(5):  # the fifth epoch begins the second permutation
-        loop = Loop(env)
+        loop = Loop(env, largest=0.7)
         loop.run()
         info = env.step(WAIT[None])[-1]
         close(life.model.host, loop.model.host)
@@ -33,13 +37,27 @@ def test_training_a_host_is_a_plain_torch_loop_over_its_shuffled_stream() -> Non
     assert life._seed == key(7, Stream.EPISODE, 0)
 
 
+def test_norms_below_the_largest_stay_and_those_above_shrink_to_it() -> None:
+    for size, expected in ((0.5, 0.5), (0.7, 0.7), (7.0, 0.7)):
+        parameters = [
+            nn.Parameter(torch.zeros(3)),
+            nn.Parameter(torch.zeros(4)),
+            nn.Parameter(torch.zeros(1)),
+        ]
+        parameters[0].grad = torch.tensor([0.6, 0.0, 0.0]) * size
+        parameters[1].grad = torch.tensor([0.0, 0.8, 0.0, 0.0]) * size
+        clip(parameters, torch.tensor([0.6, 0.8, 0.0]) * size, 0.7)
+        norm = sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None) ** 0.5
+        assert norm == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("style", Style)
 def test_training_a_grown_network_is_a_plain_torch_loop(style: Style) -> None:
-    env, life = started(7, overrides={"record.ratio_memory": 0.0})
+    env, life = started(7, overrides=CLIPPED | {"record.ratio_memory": 0.0})
     script = grow(1, style)
     play(env, script[:2])  # one epoch of TRAINING is over
     for _ in range(3):
-        loop = Loop(env)
+        loop = Loop(env, largest=0.7)
         loop.run({1: 0.0}, isolated={1})
         play(env, [WAIT])
         close(life.model, loop.model)
@@ -47,7 +65,7 @@ def test_training_a_grown_network_is_a_plain_torch_loop(style: Style) -> None:
     play(env, script[5:6])  # one epoch of BLENDING is over, and a gate is there to be copied
     for action, time in ((WAIT, 2 / 3), (WAIT, 1.0), (script[8], 1.0)):
         low, way, high = expit(-6), expit(12 * (time - 0.5)), expit(6)
-        loop = Loop(env)
+        loop = Loop(env, largest=0.7)
         loop.run({1: (way - low) / (high - low) if style == Style.SIGMOID_ADD else time})
         play(env, [action])
         close(life.model, loop.model)
