@@ -19,9 +19,9 @@ from esper_env import COOL_DOWN, HEADS_READ, IDS, TRANSITIONS, EsperEnv, EsperVe
 DOCS = Path(__file__).parent
 HEAD_VALUES = {
     Head.STYLE: ", ".join(style.name for style in esper_env.Style),
-    Head.TEMPO: "FAST, STANDARD, SLOW",
-    Head.ALPHA_TARGET: "0.5, 0.7, 1.0",
-    Head.ALPHA_SPEED: "INSTANT, FAST, MEDIUM, SLOW",
+    Head.TEMPO: "FAST, STANDARD, SLOW (3, 5, 8 epochs)",
+    Head.ALPHA_TARGET: "HALF, MOST, FULL (0.5, 0.7, 1.0)",
+    Head.ALPHA_SPEED: "INSTANT, FAST, MEDIUM, SLOW (0, 3, 5, 8 epochs)",
     Head.ALPHA_CURVE: ", ".join(curve.name for curve in esper_env.Curve),
     Head.OP: ", ".join(op.name for op in esper_env.Op),
 }
@@ -82,7 +82,8 @@ def env_page(name: str) -> str:
         f"# {name}",
         "<!-- Made by docs/generate.py: edit the docstrings, not this file. -->",
         f"{facts.host_params:,} parameters in the host, {facts.num_slots} slots, "
-        f"an observation of {np.prod(env.observation_space.shape)} numbers (version {esper_env.OBSERVATION_VERSION}).",
+        f"an observation of {np.prod(env.observation_space.shape)} numbers "
+        f"(version {esper_env.OBSERVATION_VERSION}).",
         text,
         "## All arguments\n" + listed,
         "## Table of actions\n" + action_table(env),

@@ -52,7 +52,7 @@ class PpoConfig(BaseModel):
     """Decay of the advantage estimate."""
     clip_range: float = Field(0.2, gt=0)
     """Largest change of the probability ratio that is rewarded."""
-    entropy: float = Field(0.0, ge=0)
+    entropy: float = Field(0.01, ge=0)
     """Weight of the entropy, in nats summed over the eight heads."""
     normalize_reward: bool = True
     """Whether rewards are divided by the running standard deviation of the return."""
@@ -115,7 +115,7 @@ DEFAULT_ROUNDS = 20
 
 PRESETS: dict[str, dict[str, Any]] = {
     "EsperCifar-v0": {"rounds": 20, "eval_episodes": 4},
-    "EsperMicro-v0": {"rounds": 50, "eval_episodes": 8},
+    "EsperMicro-v0": {"rounds": 50, "num_envs": 16, "eval_episodes": 8},
 }
 """Id -> what a run on it differs in from the defaults."""
 

@@ -87,6 +87,8 @@ def override(
 
 
 def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    if not isinstance(path, str):
+        raise ValueError(f"overrides[{path!r}] is not allowed: a dotted path (str) is")
     *parents, last = path.split(".")
     at: Any = values
     for depth, part in enumerate((*parents, last)):

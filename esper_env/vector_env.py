@@ -216,7 +216,8 @@ class EsperVectorEnv(VectorEnv):
         self._gates: GateResults = judge(state, fits, config.gates)
         legal = masks.build(state, self._gates, fits, config.lifecycle, self.layout)
         self._masks = masks.wait_only(legal, self._terminated, self.layout)
-        view = observation.View(state, self.facts, config.budget, config.horizon, self._limits.compute)
+        limits, freshness = self._limits, config.record.freshness
+        view = observation.View(state, self.facts, config.budget, limits.horizon, limits.compute, freshness)
         return observation.encode(view)
 
     def _begin(self, envs: Bools, seeds: Sequence[int | None]) -> None:

@@ -1,4 +1,4 @@
-"""Shared by all tests: one torch thread, so that results do not depend on the machine and nothing oversubscribes."""
+"""Shared by all tests: one torch thread, so that nothing depends on how many cores there are."""
 
 import torch
 

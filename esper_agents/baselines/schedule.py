@@ -45,7 +45,7 @@ class ScheduleConfig(BaseModel):
 
 
 class ScheduleAgent:
-    """Every step the first legal op of: advance, plant what is due, fossilize; else WAIT. See `Agent`.
+    """Every step the first legal op of: plant what is due, advance, fossilize; else WAIT. See `Agent`.
 
     A slot is planted once: a module that the rules removed is not replaced. The memory is a bool array
     (env, slot) of what was planted.
@@ -107,10 +107,10 @@ class ScheduleAgent:
     def _choose(self, op_slot: NDArray[np.int8], ready: Sequence[int]) -> NDArray[np.int64]:
         advance = [slot for slot in self._due if op_slot[Op.ADVANCE, slot]]
         commit = [slot for slot in self._due if op_slot[Op.FOSSILIZE, slot] and self.config.fossilize]
-        if advance:
-            return encode(Op.ADVANCE, slot=advance[0])
         if ready:
             return self._plant(ready[0])
+        if advance:
+            return encode(Op.ADVANCE, slot=advance[0])
         return encode(Op.FOSSILIZE, slot=commit[0]) if commit else encode(Op.WAIT)
 
     def _plant(self, slot: int) -> NDArray[np.int64]:

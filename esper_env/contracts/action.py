@@ -44,7 +44,7 @@ class Curve(IntEnum):
 
 
 TEMPOS = ("FAST", "STANDARD", "SLOW")
-ALPHA_TARGETS = (0.5, 0.7, 1.0)
+ALPHA_TARGETS = ("HALF", "MOST", "FULL")
 SPEEDS = ("INSTANT", "FAST", "MEDIUM", "SLOW")
 FIXED_SIZES = {
     Head.STYLE: len(Style),

@@ -203,7 +203,9 @@ class Life:
             rms = meter.rms()
             norm = torch.linalg.vector_norm(rms)
             size = (host_meter.num_params / meter.num_params) ** 0.5
-            measures[:4, slot] = torch.stack([norm, norm / host_norm * size, *shares(rms)])
+            measures[:4, slot] = torch.stack(
+                [norm, norm / host_norm * size, *shares(rms, self._config.optimizer)]
+            )
         measures[4] = self.model.delta_ratio
         return measures
 

@@ -8,11 +8,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-VANISHING = 1e-7
-"""RMS norm below which a tensor's gradient counts as vanished."""
-EXPLODING = 10.0
-"""RMS norm above which a tensor's gradient counts as exploded."""
-
 
 class OptimizerConfig(BaseModel):
     """Stochastic gradient descent with momentum, for the host and for each module by itself."""
@@ -29,6 +24,10 @@ class OptimizerConfig(BaseModel):
     module_weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     """Largest gradient norm, of the host and of each module (with its gate) separately."""
+    vanishing_norm: float = Field(1e-7, ge=0)
+    """RMS norm below which a tensor's gradient counts as vanished."""
+    exploding_norm: float = Field(10.0, gt=0)
+    """RMS norm above which a tensor's gradient counts as exploded."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """`cosine` anneals every learning rate to 0 over the horizon (I. Loshchilov, F. Hutter, 2017)."""
 
@@ -95,7 +94,7 @@ def clip(parameters: Sequence[nn.Parameter], norms: torch.Tensor, largest: float
     torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
 
 
-def shares(rms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def shares(rms: torch.Tensor, config: OptimizerConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Share of tensors whose gradient vanished, and share that exploded or was not finite in any batch."""
-    exploded = ~(rms <= EXPLODING)
-    return (rms < VANISHING).float().mean(), exploded.float().mean()
+    exploded = ~(rms <= config.exploding_norm)
+    return (rms < config.vanishing_norm).float().mean(), exploded.float().mean()

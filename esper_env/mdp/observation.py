@@ -19,9 +19,6 @@ OBSERVATION_VERSION = 1
 MISSING = -1.0
 """What a measurement shows that has not been made, where no flag beside it says so."""
 
-FRESHNESS = 0.995
-"""A contribution's freshness falls by this factor an epoch."""
-
 Array = NDArray[Any]
 
 
@@ -35,6 +32,8 @@ class View:
     horizon: int
     compute_limit: float
     """Training FLOPs of the compute budget; infinite when there is none."""
+    freshness: float
+    """Factor by which a contribution's freshness falls an epoch."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,8 @@ SLOT_FEATURES: tuple[Feature, ...] = (
             lambda v: _known(symlog(v.state.slots.contribution_velocity), np.log(101) * MISSING),
             "symlog(average change of the contribution in points an epoch), -1 until measured twice"),
     Feature("freshness", 0, 1, 1,
-            lambda v: ~np.isnan(v.state.slots.contribution) * FRESHNESS**v.state.slots.contribution_age,
-            "0.995 ^ (epochs since the contribution was measured), 0 if never"),
+            lambda v: ~np.isnan(v.state.slots.contribution) * v.freshness**v.state.slots.contribution_age,
+            "`record.freshness` ^ (epochs since the contribution was measured), 0 if never"),
     Feature("gradients_measured", 0, 1, 1, _measured("gradient_norm"),
             "1 when gradients were measured in the last epoch"),
     Feature("gradient_norm", 0, 1, 7, lambda v: _known(symlog(v.state.slots.gradient_norm), 0.0),

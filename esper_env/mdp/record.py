@@ -27,6 +27,8 @@ class RecordConfig(BaseModel):
     """Weight of the past in the moving average of the gradient ratio."""
     velocity_memory: float = Field(0.7, ge=0, lt=1)
     """Weight of the past in the moving average of the contribution's change."""
+    freshness: float = Field(0.995, gt=0, le=1)
+    """Factor by which the freshness of a contribution falls in an epoch in which it is not measured."""
 
 
 def quality(loss: Floats, accuracy: Floats, facts: HostFacts) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from esper_env.contracts.action import ALPHA_TARGETS, Actions, Curve, Style
+from esper_env.contracts.action import Actions, Curve, Style
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import COOL_DOWN, HAS_MODULE, NEXT, TRANSITIONS, Op, Stage, Transition
 from esper_env.contracts.state import GameState, Ramp, SlotState
@@ -19,6 +19,8 @@ Cells = tuple[Ints, Ints]
 """Indices (env, slot) of single slots."""
 Tempo = Annotated[int, Field(ge=1)]
 Speed = Annotated[int, Field(ge=0)]
+Alpha = Annotated[float, Field(gt=0, le=1)]
+Steepness = Annotated[float, Field(gt=0)]
 
 
 class LifecycleConfig(BaseModel):
@@ -40,6 +42,10 @@ class LifecycleConfig(BaseModel):
     """Epochs of the blending ramp for tempo FAST, STANDARD, SLOW."""
     speed_epochs: tuple[Speed, Speed, Speed, Speed] = (0, 3, 5, 8)
     """Epochs of a later ramp for speed INSTANT, FAST, MEDIUM, SLOW."""
+    alpha_targets: tuple[Alpha, Alpha, Alpha] = (0.5, 0.7, 1.0)
+    """Alpha that the values of the alpha_target head lead to."""
+    sigmoid_steepness: tuple[Steepness, Steepness, Steepness] = (6.0, 12.0, 24.0)
+    """Slope k of the curves SIGMOID_GENTLE, SIGMOID and SIGMOID_SHARP, over a ramp of length 1."""
     auto_advance: tuple[Literal["G1", "G2", "G3"], ...] = ()
     """Gates that fire by themselves; ADVANCE is masked for them."""
 
@@ -119,7 +125,7 @@ def _germinate(
     slots.blueprint[cells] = actions.blueprint[env]
     slots.style[cells] = actions.style[env]
     slots.tempo[cells] = np.asarray(config.tempo_epochs)[actions.tempo[env]]
-    slots.planned_target[cells] = np.asarray(ALPHA_TARGETS)[actions.alpha_target[env]]
+    slots.planned_target[cells] = np.asarray(config.alpha_targets)[actions.alpha_target[env]]
     slots.module_params[cells] = facts.module_params[slot, actions.blueprint[env]]
     slots.planting[cells] += 1
     slots.quality_at_germination[cells] = quality[env]
@@ -129,7 +135,7 @@ def _germinate(
 def _set_alpha_target(slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig) -> None:
     env, _ = cells = actions.addressed(Op.SET_ALPHA_TARGET)
     epochs = np.asarray(config.speed_epochs)[actions.alpha_speed[env]]
-    target = np.asarray(ALPHA_TARGETS)[actions.alpha_target[env]]
+    target = np.asarray(config.alpha_targets)[actions.alpha_target[env]]
     _start_ramp(slots, cells, target, epochs, actions.alpha_curve[env])
     _back_to_blending(slots, cells, quality)
 
@@ -148,7 +154,6 @@ def _prune(slots: SlotState, actions: Actions, quality: Floats, config: Lifecycl
     _remove(slots, (env[~fades], slot[~fades]), quality)
     cells = (env[fades], slot[fades])
     _start_ramp(slots, cells, np.zeros(len(cells[0])), epochs[fades], actions.alpha_curve[cells[0]])
-    slots.ramp[cells] = Ramp.DOWN
     slots.prune_on_arrival[cells] = True
     _back_to_blending(slots, cells, quality)
 
@@ -189,21 +194,20 @@ def tick(slots: SlotState, before: SlotState, quality: Floats, config: Lifecycle
     waited = (slots.stage == before.stage) & (slots.stage != Stage.DORMANT)
     slots.epochs_in_stage += waited
     slots.age += HAS_MODULE[slots.stage] & (slots.planting == before.planting)
-    _tick_ramps(slots, quality)
+    _tick_ramps(slots, quality, config)
     for source, target in COOL_DOWN:
         over = (slots.stage == source) & waited & (slots.epochs_in_stage >= config.cool_down[source])
-        waited &= ~over
         slots.stage[over], slots.epochs_in_stage[over] = target, 0
     slots.remove_module(slots.stage == Stage.DORMANT)
     slots.alpha_velocity = slots.alpha - before.alpha
     return slots
 
 
-def _tick_ramps(slots: SlotState, quality: Floats) -> None:
+def _tick_ramps(slots: SlotState, quality: Floats, config: LifecycleConfig) -> None:
     moving = slots.ramp != Ramp.REST
     slots.ramp_done += moving
     share = slots.ramp_done / np.maximum(slots.ramp_total, 1)
-    way = progress(slots.ramp_curve, share)
+    way = progress(slots.ramp_curve, share, config.sigmoid_steepness)
     # The last tick sets the target itself: start + (target - start) need not round to it.
     there = moving & (slots.ramp_done >= slots.ramp_total)
     alpha = slots.alpha_start + (slots.alpha_target - slots.alpha_start) * way

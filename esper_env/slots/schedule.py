@@ -1,14 +1,11 @@
 """The five curves of an alpha ramp. numpy only: the rules of the game read them too."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_env.contracts.action import Curve
-
 Floats = NDArray[np.float64]
-
-STEEPNESS = {Curve.SIGMOID_GENTLE: 6.0, Curve.SIGMOID: 12.0, Curve.SIGMOID_SHARP: 24.0}
-"""Slope k of the logistic curves, over a ramp of length 1."""
 
 
 def _logistic(t: Floats, k: float) -> Floats:
@@ -17,8 +14,14 @@ def _logistic(t: Floats, k: float) -> Floats:
     return (1 / (1 + np.exp(-k * (t - 0.5))) - low) / (high - low)
 
 
-def progress(curve: NDArray[np.int8], t: Floats) -> Floats:
-    """Share of the way gone after the share t in [0, 1] of the time, elementwise; exact at 0 and 1."""
-    values = [t, (1 - np.cos(np.pi * t)) / 2, *(_logistic(t, k) for k in STEEPNESS.values())]
+def progress(curve: NDArray[np.int8], t: Floats, steepness: Sequence[float]) -> Floats:
+    """Share of the way gone after the share t in [0, 1] of the time, elementwise; exact at 0 and 1.
+
+    Args:
+        curve: `Curve` of each ramp.
+        t: Share of its time that is over.
+        steepness: Slope k of SIGMOID_GENTLE, SIGMOID and SIGMOID_SHARP, over a ramp of length 1.
+    """
+    values = [t, (1 - np.cos(np.pi * t)) / 2, *(_logistic(t, k) for k in steepness)]
     shaped = np.choose(curve, values)
     return np.where(t >= 1, 1.0, np.where(t <= 0, 0.0, shaped))

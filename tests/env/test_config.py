@@ -38,6 +38,7 @@ OTHER = {
     "task.augment": True, "engine.name": "null", "engine.device": "cpu", "engine.epoch_size": 1280,
     "engine.batch_size": 64, "engine.optimizer.lr_schedule": "cosine", "engine.isolation": "always",
     "lifecycle.max_modules": 2, "lifecycle.tempo_epochs": [1, 2, 3], "lifecycle.speed_epochs": [0, 1, 2, 3],
+    "lifecycle.alpha_targets": [0.25, 0.5, 1.0], "lifecycle.sigmoid_steepness": [1.0, 2.0, 3.0],
     "lifecycle.auto_advance": ["G1"], "gates.mode": "strict", "budget.params": 2.0, "budget.compute": 1.5,
     "reward.mode": "sparse", "reward.gamma": 0.5,
 }  # fmt: skip

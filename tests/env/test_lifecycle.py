@@ -165,7 +165,7 @@ def test_a_fading_prune_cannot_be_recalled_and_ends_in_pruned() -> None:
 @pytest.mark.parametrize("name", [c.name for c in Curve])
 def test_curves_are_the_logistic_and_cosine_of_another_library(name: str) -> None:
     t = np.linspace(0, 1, 101)
-    values = progress(np.full(101, Curve[name], dtype=np.int8), t)
+    values = progress(np.full(101, Curve[name], dtype=np.int8), t, (6.0, 12.0, 24.0))
     assert values == pytest.approx([curve(name, x) for x in t], abs=1e-14)
     assert values[0] == 0.0
     assert values[-1] == 1.0

@@ -292,9 +292,7 @@ def test_strict_actions_name_what_was_illegal_and_change_nothing() -> None:
     twin = shared(2)
     twin.reset(seed=0)
     bad = np.stack([encode(Op.WAIT), encode(Op.GERMINATE, slot=1, blueprint=9)])
-    with pytest.raises(
-        ValueError, match=r"environment 1, slot 1 \(DORMANT\): GERMINATE of lora_large is not legal"
-    ):
+    with pytest.raises(ValueError, match=r"environment 1, slot 1.*DORMANT.*GERMINATE.*lora_large.*not legal"):
         env.step(bad)
     good = np.stack([encode(Op.WAIT)] * 2)
     assert (env.step(good)[0] == twin.step(good)[0]).all()

@@ -21,7 +21,7 @@ NAN = float("nan")
 
 def seen(state: GameState, budget: BudgetConfig | None = None, compute: float = np.inf) -> dict[str, Any]:
     """Name -> value (float) or block (list) of environment 0."""
-    view = View(state, facts(), budget or BudgetConfig(), HORIZON, compute)
+    view = View(state, facts(), budget or BudgetConfig(), HORIZON, compute, 0.995)
     vector = observation.encode(view)[0]
     return {
         name: pytest.approx(block[0], abs=1e-6) if len(block) == 1 else pytest.approx(block, abs=1e-6)
@@ -30,7 +30,7 @@ def seen(state: GameState, budget: BudgetConfig | None = None, compute: float = 
 
 
 def bits(state: GameState) -> bytes:
-    return observation.encode(View(state, facts(), BudgetConfig(), HORIZON, np.inf)).tobytes()
+    return observation.encode(View(state, facts(), BudgetConfig(), HORIZON, np.inf, 0.995)).tobytes()
 
 
 def measured() -> GameState:
@@ -184,7 +184,7 @@ def test_whatever_is_measured_the_observation_is_finite_and_in_bounds(seed: int,
     state.slots.stage[:] = rng.integers(0, len(Stage), size=(env, 2))
     for name, most in (("epochs_in_stage", 999), ("age", 999), ("contribution_age", 10**6), ("blueprint", 3)):
         getattr(state.slots, name)[:] = rng.integers(0, most, size=(env, 2))
-    vector = observation.encode(View(state, facts(), BudgetConfig(params=1.1), HORIZON, 1e3))
+    vector = observation.encode(View(state, facts(), BudgetConfig(params=1.1), HORIZON, 1e3, 0.995))
     low, high = observation.bounds(facts())
     assert vector.dtype == np.float32
     assert np.isfinite(vector).all()
