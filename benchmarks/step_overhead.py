@@ -1,7 +1,7 @@
 """Environment steps per second of the reference engine, and where the time of a step goes.
 
-`python benchmarks/step_overhead.py --preset micro` prints a Markdown table for 1 and 8 environments, with WAIT
-and with random legal actions; CIFAR-10 is read from the cache. Results: `results/step_overhead_*.md`.
+`python benchmarks/step_overhead.py --preset micro` prints a Markdown table for 1 and 8 environments, with
+WAIT and with random legal actions; CIFAR-10 is read from the cache. Results: `results/step_overhead_*.md`.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from esper_agents.config import TrainConfig
 from esper_agents.environment import World, make_world, settled
 from esper_agents.episodes import Step
 from esper_agents.evaluate import Evaluation, evaluate, fitting
+from esper_agents.interrupt import Interrupt
 from esper_agents.progress import reporter
 from esper_agents.record import Record
 from esper_agents.sb3 import (
@@ -57,10 +58,14 @@ class Run:
         world: What the agent is trained on; an agent that does not learn never steps it.
         record: Written into every checkpoint.
         place: Where everything is written.
+        interrupt: Asked after every step whether to stop.
     """
 
-    def __init__(self, config: TrainConfig, world: World, record: Record, place: Place) -> None:
+    def __init__(
+        self, config: TrainConfig, world: World, record: Record, place: Place, interrupt: Interrupt
+    ) -> None:
         self.config, self.world, self.record, self.place = config, world, record, place
+        self._interrupt = interrupt
         self.steps = 0
         """Environment steps that the last checkpoint has learned from."""
         self._round_steps = config.num_envs * world.envs.config.horizon
@@ -96,9 +101,10 @@ class Run:
         self._report.begin()
 
     def stepped(self, step: Step, done: int) -> None:
-        """Count and show."""
+        """Count, show, and stop if that was asked for."""
         self._report.add(step)
         self._reporter.step(step, done)
+        self._interrupt.check()
 
     def played(self, done: int) -> Tags:
         """Show the round; its tags are what is logged."""
@@ -120,6 +126,9 @@ class Run:
             self.place.say(line)
         return evaluations
 
+    def _checked(self, step: Step) -> None:
+        self._interrupt.check()
+
     def evaluate(self, agents: Sequence[Agent | str]) -> list[Evaluation]:
         """Play the evaluation episodes with each agent; the first one's figures and picture are logged."""
         config = self.config
@@ -129,7 +138,7 @@ class Run:
             players = [
                 baseline(a, envs, config.schedule, config.seed) if isinstance(a, str) else a for a in agents
             ]
-            evaluations = [evaluate(player, envs, config.eval_seeds) for player in players]
+            evaluations = [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
         write_evaluation(self.place.writer, evaluations[0], self.steps)
         return evaluations
 

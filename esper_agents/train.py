@@ -15,6 +15,7 @@ from esper_agents.callbacks import write_texts
 from esper_agents.config import TrainConfig
 from esper_agents.environment import make_world
 from esper_agents.evaluate import Evaluation
+from esper_agents.interrupt import Interrupt
 from esper_agents.record import Record, refuse_other, run_record
 from esper_agents.run import Place, Run
 
@@ -52,7 +53,7 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
     path, old = opened(config, resume)
     # Evaluation makes environments of its own: one is enough to resolve the settings of those that only play.
     world = make_world(config, config.num_envs if config.learns else 1, AutoresetMode.SAME_STEP)
-    with closing(world.envs):
+    with closing(world.envs), Interrupt() as interrupt:
         record = run_record(config, world)
         if path is not None and old is not None:
             refuse_other(old, record, str(path))
@@ -62,7 +63,7 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
             place.say(f"data: {world.provenance}")
             place.say(f"run: {folder}" + (f", continued at step {steps}" if old else ""))
             _describe(place, record, steps)
-            return _play(Run(config, world, record, place), path)
+            return _play(Run(config, world, record, place, interrupt), path)
 
 
 def opened(config: TrainConfig, resume: Path | None) -> tuple[Path | None, Record | None]:
@@ -87,11 +88,8 @@ def _play(run: Run, path: Path | None) -> Summary:
         agent = run.learn(path) if run.config.learns else run.config.algo
         evaluations = run.finish(agent)
     except KeyboardInterrupt:
-        if not run.config.learns:
-            raise
-        run.place.say(
-            f"interrupted: the last checkpoint has {run.steps} steps; --resume {run.place.folder} goes on"
-        )
+        saved = f"; --resume {run.place.folder} goes on after {run.steps} steps" if run.config.learns else ""
+        run.place.say(f"interrupted{saved}")
     return Summary(run.place.folder, run.world.provenance, run.steps, evaluations)
 
 

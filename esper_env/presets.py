@@ -7,8 +7,20 @@ from esper_env.config import KEYWORDS, EsperConfig, override
 
 
 def cifar() -> EsperConfig:
-    """`EsperCifar-v0`: the baseline host on CIFAR-10, 150 epochs of 8,192 images."""
-    return EsperConfig()
+    """`EsperCifar-v0`: the baseline host on CIFAR-10, 150 epochs of 8,192 images.
+
+    Its procedural images, if those are asked for, are as hard for the baseline host as CIFAR-10 is.
+    """
+    return override(
+        EsperConfig(),
+        {
+            "task.difficulty.min_radius": 0.15,
+            "task.difficulty.max_radius": 0.4,
+            "task.difficulty.tilt": 0.35,
+            "task.difficulty.contrast": 0.1,
+            "task.difficulty.clutter": 4,
+        },
+    )
 
 
 def micro() -> EsperConfig:

@@ -15,7 +15,6 @@ from esper_env.arguments import autoreset_member, chosen, env_count, seed_list
 from esper_env.config import KEYWORDS, EsperConfig
 from esper_env.contracts.action import ActionLayout, Actions
 from esper_env.contracts.facts import HostFacts
-from esper_env.contracts.lifecycle import Op, Stage
 from esper_env.contracts.state import GameState
 from esper_env.engine.build import build_engine
 from esper_env.engine.setup import prepare
@@ -272,9 +271,7 @@ class EsperVectorEnv(VectorEnv):
             ResetNeeded: before the first reset.
         """
         if self._trace is None:
-            gym.logger.warn(
-                "render() without a render mode: pass render_mode='rgb_array' to make or make_vec"
-            )
+            gym.logger.warn("render() needs render_mode='rgb_array' at make or make_vec")
             return None
         self._refuse_unready()
         return tuple(self._trace.draw(env) for env in range(self.num_envs))
@@ -288,24 +285,16 @@ class EsperVectorEnv(VectorEnv):
             raise ClosedEnvironmentError("this environment was closed: make a new one")
 
     def _refuse_unready(self) -> None:
-        if self._unready.any():
-            raise ResetNeeded(
-                f"environments {np.flatnonzero(self._unready).tolist()} were never reset: call reset()"
-            )
+        unready = np.flatnonzero(self._unready).tolist()
+        if unready:
+            raise ResetNeeded(f"environments {unready} were never reset: call reset()")
 
     def _refuse_ended(self) -> None:
         if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
-            raise ResetNeeded(
-                f"the episodes of environments {np.flatnonzero(self._over).tolist()} are over "
-                "and autoreset is disabled: call reset(options={'reset_mask': ...})"
-            )
+            over = np.flatnonzero(self._over).tolist()
+            raise ResetNeeded(f"the episodes of {over} are over: call reset with a reset_mask in options")
 
     def _refuse_illegal(self, actions: Actions, valid: Bools) -> None:
-        if not self.strict_actions or valid.all():
-            return
-        env = int(np.flatnonzero(~valid)[0])
-        op, slot = Op(actions.op[env]), int(actions.slot[env])
-        stage = Stage(self._state.slots.stage[env, slot])
-        legal = [o.name for o in Op if self._masks.op_slot[env, o, slot]]
-        what = f"{op.name} {self.facts.blueprints[actions.blueprint[env]]}" if op == Op.GERMINATE else op.name
-        raise ValueError(f"environment {env}, slot {slot} is {stage.name}: {what} is not legal, only {legal}")
+        if self.strict_actions and not valid.all():
+            env = int(np.flatnonzero(~valid)[0])
+            raise ValueError(self._masks.refusal(actions, env, self._state.slots, self.facts))

@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
         print("\n".join(table(result.evaluations)))
     except (ValueError, FileNotFoundError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,17 @@ class Masks:
         fits = self.blueprint_slot[env, actions.slot, actions.blueprint] == 1
         return legal & ((actions.op != Op.GERMINATE) | fits)
 
+    def refusal(self, actions: Actions, env: int, slots: SlotState, facts: HostFacts) -> str:
+        """What to tell a user whose action in environment `env` is illegal."""
+        op, slot = Op(actions.op[env]), int(actions.slot[env])
+        asked, allowed = op.name, [o.name for o in Op if self.op_slot[env, o, slot]]
+        if op == Op.GERMINATE and op.name in allowed:
+            asked += f" {facts.blueprints[actions.blueprint[env]]}"
+            fits = np.flatnonzero(self.blueprint_slot[env, slot])
+            allowed = [f"{op.name} {facts.blueprints[blueprint]}" for blueprint in fits]
+        stage = Stage(slots.stage[env, slot]).name
+        return f"environment {env}, slot {slot} is {stage}: {asked} is not legal, only {allowed}"
+
 
 def committed_params(slots: SlotState, facts: HostFacts) -> NDArray[np.int64]:
     """(env,): parameters of host, modules, and gates, those of GATED modules not yet blended included."""

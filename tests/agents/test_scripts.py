@@ -124,10 +124,20 @@ def test_training_then_evaluating_from_the_command_line(call, tmp_path):
     assert call("evaluate_agent", "--agents", "nobody")[0] == 2
 
 
-def start(*flags):
-    """The training script in a process of its own."""
-    command = [sys.executable, str(SCRIPTS / "train_agent.py"), *TINY, "--algo", "ppo", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start():
+    """Starts the training script in a process of its own, which does not outlive the test."""
+    running = []
+
+    def run(*flags):
+        command = [sys.executable, str(SCRIPTS / "train_agent.py"), *TINY, "--algo", "ppo", *flags]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(process, line):
@@ -137,7 +147,7 @@ def wait_for(process, line):
     raise AssertionError(process.stderr.read())
 
 
-def test_a_killed_run_leaves_a_checkpoint_that_resume_continues(tmp_path, call):
+def test_a_killed_run_leaves_a_checkpoint_that_resume_continues(tmp_path, call, start):
     process = start("--rounds", "100000")
     wait_for(process, "round 3:")
     os.kill(process.pid, signal.SIGKILL)
@@ -152,7 +162,7 @@ def test_a_killed_run_leaves_a_checkpoint_that_resume_continues(tmp_path, call):
     assert checkpoint.read_record(path)["state"]["timesteps"] == steps + 8
 
 
-def test_control_c_ends_a_run_with_a_line_and_status_130():
+def test_control_c_ends_a_run_with_a_line_and_status_130(start):
     process = start("--rounds", "100000")
     wait_for(process, "round 2:")
     process.send_signal(signal.SIGINT)

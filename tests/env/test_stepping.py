@@ -268,7 +268,7 @@ def test_a_strict_environment_raises_instead_and_nothing_has_happened():
     envs, twin = batch(strict_actions=True), batch()
     played(envs, WAIT)
     played(twin, WAIT)
-    with pytest.raises(ValueError, match=r"environment 0, slot 0 \(DORMANT\): FOSSILIZE is not legal"):
+    with pytest.raises(ValueError, match=r"environment 0, slot 0 is DORMANT: FOSSILIZE is not legal"):
         envs.step(np.stack([ILLEGAL, PLANT]))
     for one, other in zip(envs.step(repeated(PLANT))[:4], twin.step(repeated(PLANT))[:4], strict=True):
         np.testing.assert_array_equal(one, other)
