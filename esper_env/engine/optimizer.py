@@ -28,7 +28,7 @@ class OptimizerConfig(BaseModel):
     """RMS norm below which a tensor's gradient counts as vanished."""
     exploding_norm: float = Field(10.0, gt=0)
     """RMS norm above which a tensor's gradient counts as exploded."""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
     """`cosine` anneals every learning rate to 0 over the horizon (I. Loshchilov, F. Hutter, 2017)."""
 
     def factor(self, epoch: int, horizon: int) -> float:

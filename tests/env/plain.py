@@ -19,7 +19,7 @@ from esper_env.tasks.task import ImageTask, Split
 WAIT = encode(Op.WAIT)
 TINY = {
     "task.train_size": 512, "task.val_size": 128, "task.test_size": 128,
-    "engine.epoch_size": 128, "engine.counterfactual_size": 64,
+    "engine.epoch_size": 128, "engine.counterfactual_size": 64, "engine.optimizer.lr_schedule": "constant",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from esper_env import EsperConfig, EsperVectorEnv
 from esper_env.config import KEYWORDS, override
 from esper_env.engine import setup
-from esper_env.presets import PRESETS, resolve
+from esper_env.presets import PRESETS, cifar, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +31,12 @@ def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, values
 
 
-DEFAULTS = dict(leaves(EsperConfig().model_dump()))
+DEFAULTS = dict(leaves(cifar().model_dump()))
 OTHER = {
     "max_episode_steps": 7, "host.name": "deep", "host.slots": 2, "task.data": "procedural",
     "task.data_dir": "x",
     "task.augment": True, "engine.name": "null", "engine.device": "cpu", "engine.epoch_size": 1280,
-    "engine.batch_size": 64, "engine.optimizer.lr_schedule": "cosine", "engine.isolation": "always",
+    "engine.batch_size": 64, "engine.optimizer.lr_schedule": "constant", "engine.isolation": "always",
     "lifecycle.max_modules": 2, "lifecycle.tempo_epochs": [1, 2, 3], "lifecycle.speed_epochs": [0, 1, 2, 3],
     "lifecycle.alpha_targets": [0.25, 0.5, 1.0], "lifecycle.sigmoid_steepness": [1.0, 2.0, 3.0],
     "lifecycle.auto_advance": ["G1"], "gates.mode": "strict", "budget.params": 2.0, "budget.compute": 1.5,
@@ -57,7 +57,7 @@ def different(path: str, value: Any) -> Any:
 @pytest.mark.parametrize("path", DEFAULTS)
 def test_an_override_reaches_this_field_and_no_other(path: str) -> None:
     value = different(path, DEFAULTS[path])
-    changed = dict(leaves(override(EsperConfig(), {path: value}).model_dump()))
+    changed = dict(leaves(override(cifar(), {path: value}).model_dump()))
     assert changed.pop(path) == (tuple(value) if isinstance(value, list) else value)
     assert changed == {name: kept for name, kept in DEFAULTS.items() if name != path}
 
