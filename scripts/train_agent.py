@@ -49,6 +49,8 @@ def main(argv: list[str]) -> None:
             sys.exit(0 if summary.evaluations else 130)
     except (ValueError, FileNotFoundError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_an_override_reaches_this_field_and_no_other(path: str) -> None:
 @pytest.mark.parametrize("path", DEFAULTS)
 def test_an_override_of_the_wrong_type_is_refused_by_its_path(path: str) -> None:
     with pytest.raises(ValueError, match=rf"{path}|{path.split('.')[-1]}="):
-        override(EsperConfig(), {path: object()})
+        override(cifar(), {path: object()})
 
 
 UNKNOWN = ["", "rent", "reward.rents", "rewards.rent", "reward.rent.x", "horizon.x", "reward.", ".rent"]
@@ -141,7 +141,7 @@ def test_a_keyword_sets_its_field_and_an_override_comes_after_it(name: str, path
     listed = tuple(value) if isinstance(value, list) else value
     found = dict(leaves(resolve("cifar", {name: value}, None).model_dump()))
     assert found == DEFAULTS | {path: listed}
-    assert resolve("cifar", {name: None}, None) == EsperConfig()
+    assert resolve("cifar", {name: None}, None) == cifar()
     assert dict(leaves(resolve("cifar", {name: DEFAULTS[path]}, {path: value}).model_dump())) == found
 
 
