@@ -1,7 +1,7 @@
 """Learning curves of RecurrentPPO and MaskablePPO on EsperMicro-v0, against wait, random and a schedule.
 
-`python benchmarks/learning.py train --out runs/learning` trains what is not there yet, a process with one
-thread for each run; `python benchmarks/learning.py report --out runs/learning --picture FILE` prints a table and
+`python benchmarks/learning.py train --out runs/learning` trains what is not there yet, one process with one
+thread a run; `python benchmarks/learning.py report --out runs/learning --picture FILE` prints a table and
 draws the curves. Figures and conditions: `results/learning_*.md`.
 """
 
@@ -77,11 +77,11 @@ def report(out: Path, picture: Path | None) -> str:
     played = [(name, "", first[name]) for name in ("wait", "random", "schedule")]
     played += [(algo, seed, evaluations(path)[algo]) for (algo, seed), path in runs.items()]
     for name, seed, e in played:
-        r, tests = estimate(returns(e)), [x["measured"]["test_accuracy"] for x in e["episodes"]]
-        invalid = 100 * np.mean([x["invalid_share"] for x in e["episodes"]])
-        rows.append(
-            f"| {name} | {seed} | {r.mean:.1f} | {r.low:.1f} to {r.high:.1f} | {100 * np.mean(tests):.1f} | {invalid:.1f} |"
-        )
+        mean, tests = estimate(returns(e)), [x["measured"]["test_accuracy"] for x in e["episodes"]]
+        invalid = np.mean([x["invalid_share"] for x in e["episodes"]])
+        cells = [name, seed, f"{mean.mean:.1f}", f"{mean.low:.1f} to {mean.high:.1f}"]
+        cells += [f"{100 * np.mean(tests):.1f}", f"{100 * invalid:.1f}"]
+        rows.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     if picture:
         draw(
             runs,
@@ -109,8 +109,6 @@ def draw(runs: dict[tuple[str, int], Path], lines: dict[str, float], picture: Pa
         axes.axhline(value, color="0.4", linestyle="--", linewidth=0.9)
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(name, (1.0, value), xytext=(4, -3), **place)
-            name, (1.0, value), xycoords=("axes fraction", "data"), xytext=(4, -3), textcoords="offset points"
-        )
     axes.set(xlabel="environment steps", ylabel="return", title="EsperMicro-v0")
     axes.legend(frameon=False)
     figure.tight_layout()
