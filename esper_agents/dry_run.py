@@ -1,6 +1,5 @@
 """Check a run without doing it: everything is resolved, a short episode is played and learned from once."""
 
-import os
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from esper_agents.evaluate import evaluate
 from esper_agents.run import prepared_model
 from esper_agents.sb3 import writing_logger
 from esper_agents.train import opened
+from esper_env import cifar10_cached
 
 HORIZON, NUM_ENVS, BATCHES, IMAGES = 4, 2, 2, 512
 """Epochs, environments, batches an epoch and procedural images of each split in the short episode."""
@@ -54,16 +54,10 @@ def _data_at_hand(config: TrainConfig) -> tuple[str, str]:
     wanted = config.wanted_data
     if wanted not in ("auto", "cifar10"):
         return wanted, f"data: {wanted}"
-    if _cifar_cached(config.data_dir):
+    if cifar10_cached(config.data_dir):
         return "cifar10", "data: cifar10, from the cache"
     otherwise = "; failing that, it would use procedural images" if wanted == "auto" else ""
     return "procedural", f"data: cifar10 is not in the cache: a run would first download it{otherwise}"
-
-
-def _cifar_cached(data_dir: str | None) -> bool:
-    """Whether the cache folder has anything of CIFAR-10; whether that is whole shows when it is loaded."""
-    cache = data_dir or os.environ.get("ESPER_DATA_DIR") or "~/.cache/esper"
-    return any((Path(cache).expanduser() / "cifar10").glob("*_*.npy"))
 
 
 def _mode(config: TrainConfig) -> AutoresetMode:

@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from esper_env import IDS, EsperVectorEnv
+from esper_env import IDS, DataUnavailableError, EsperVectorEnv
 
 ALWAYS_PROCEDURAL = "EsperMicro-v0"
 
@@ -96,7 +96,7 @@ def make_world(
         return _world(make(config.wanted_data))
     try:
         return _world(make("cifar10"))
-    except FileNotFoundError as missing:
+    except DataUnavailableError as missing:
         reason = str(missing).partition(" Three ways out")[0].rstrip(".")
     return _world(make("procedural"), f" (not real, because {reason})")
 

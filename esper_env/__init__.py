@@ -13,6 +13,8 @@ from esper_env.env import EsperEnv
 from esper_env.mdp.observation import OBSERVATION_VERSION
 from esper_env.mdp.observation import layout as observation_layout
 from esper_env.registration import IDS, one_thread_per_forked_worker, register
+from esper_env.tasks.cifar10 import cached as cifar10_cached
+from esper_env.tasks.folder import DataUnavailableError
 from esper_env.vector_env import EsperVectorEnv
 from esper_env.wrappers import MaskInObservation, MaskInVectorObservation
 
@@ -30,6 +32,7 @@ __all__ = [
     "TRANSITIONS",
     "ActionLayout",
     "Curve",
+    "DataUnavailableError",
     "EsperConfig",
     "EsperEnv",
     "EsperVectorEnv",
@@ -43,6 +46,7 @@ __all__ = [
     "Stage",
     "Style",
     "check_vector_env",
+    "cifar10_cached",
     "encode",
     "observation_layout",
     "register_blueprint",

@@ -19,6 +19,15 @@ SHAPES = ((50_000, 32, 32, 3), (50_000,), (10_000, 32, 32, 3), (10_000,))
 NUM_CLASSES = 10
 
 
+def cached(data_dir: str | None = None) -> bool:
+    """Whether CIFAR-10 is in the cache folder, whole or not: then nothing is downloaded.
+
+    Args:
+        data_dir: the cache folder; None for ESPER_DATA_DIR, else `~/.cache/esper`.
+    """
+    return files.present(files.cache_folder(data_dir)[0] / "cifar10")
+
+
 def load(cache: Path, named_by: str, patience: float) -> files.Arrays:
     """All 60,000 images, from `cache / "cifar10"` or from the network.
 
