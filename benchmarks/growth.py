@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--horizon", type=int, default=100)
     parser.add_argument("--epoch-size", type=int, default=8192)
-    parser.add_argument("--lr-schedule", choices=["constant", "cosine"], default="constant")
+    parser.add_argument("--lr-schedule", choices=["constant", "cosine"], default="cosine")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     if args.what == "play":

@@ -87,7 +87,7 @@ def main() -> None:
             rate, shares = measure(args.preset, num_envs, random, args.steps)
             cells = " | ".join(f"{100 * shares[part]:.1f}" for part in PARTS)
             print(
-                f"| {num_envs} | {'random legal' if random else 'WAIT'} | {rate:.1f} | {cells} |", flush=True
+                f"| {num_envs} | {'random legal' if random else 'WAIT'} | {rate:.3g} | {cells} |", flush=True
             )
 
 
