@@ -28,8 +28,8 @@ class GateConfig(BaseModel):
     """G2, G5: gradient health."""
     strict_gain: float = Field(0.5)
     """G2: validation gain since the stage began, in points."""
-    strict_ratio: float = Field(0.1, ge=0)
-    """G2: moving average of the gradient ratio."""
+    strict_ratio: float = Field(0.05, ge=0)
+    """G2: moving average of the gradient ratio (half of the lowest that a healthy blueprint showed)."""
     strict_blending_epochs: int = Field(10, ge=0)
     """G3: epochs in BLENDING."""
     strict_contribution: float = Field(1.0)
