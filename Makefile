@@ -29,7 +29,7 @@ docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --timeout 1800
 
 test-gpu: $(INSTALLED)
 	$(BIN)/pytest -m gpu
