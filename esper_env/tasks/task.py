@@ -1,9 +1,8 @@
 """A task: train, validation and test images on the device, and what a host has to know about them."""
 
-import math
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -98,9 +97,9 @@ class ImageTask:
     """float32 (C,): channel means of the training split, images in [0, 1]."""
     std: torch.Tensor
     """float32 (C,): channel standard deviations, at least one gray level."""
-    crop_padding: int
+    crop_padding: int = 0
     """Pixels of border for random crops; 0 for none."""
-    flip: bool
+    flip: bool = False
     """Whether training images are mirrored at random."""
     family: str = "image"
     """What kind of input a host gets."""
@@ -116,16 +115,6 @@ class ImageTask:
         """Where the images are."""
         return self.train.images.device
 
-    @property
-    def chance_quality(self) -> float:
-        """Accuracy of guessing."""
-        return 1 / self.num_classes
-
-    @property
-    def chance_loss(self) -> float:
-        """Cross-entropy of guessing, in nats."""
-        return math.log(self.num_classes)
-
 
 def load_task(config: TaskConfig, device: torch.device) -> ImageTask:
     """The task of a config. Images are held once per process and device, whoever asks for them.
@@ -139,28 +128,13 @@ def load_task(config: TaskConfig, device: torch.device) -> ImageTask:
     augment = config.data == "cifar10" if config.augment is None else config.augment
     with _LOCK:
         source = _source(config, device)
-    return ImageTask(
-        name=config.data,
-        crop_padding=config.crop_padding if augment else 0,
-        flip=config.flip and augment,
-        **source._asdict(),
-    )
-
-
-class _Source(NamedTuple):
-    provenance: str
-    train: Split
-    validation: Split
-    test: Split
-    num_classes: int
-    mean: torch.Tensor
-    std: torch.Tensor
+    return replace(source, crop_padding=config.crop_padding, flip=config.flip) if augment else source
 
 
 _LOCK = threading.Lock()
 
 
-def _source(config: TaskConfig, device: torch.device) -> _Source:
+def _source(config: TaskConfig, device: torch.device) -> ImageTask:
     # Only what decides the images is the key, so that two configs that differ elsewhere share them.
     if config.data == "procedural":
         sizes = (config.train_size, config.val_size, config.test_size)
@@ -176,20 +150,20 @@ def _procedural(
     seed: int,
     difficulty: procedural.Difficulty,
     device: torch.device,
-) -> _Source:
+) -> ImageTask:
     splits = [
         procedural.generate(image_size, size, seed, split, difficulty) for split, size in enumerate(sizes)
     ]
     provenance = f"procedural images {image_size}x{image_size}, generator v{procedural.VERSION}, seed {seed}"
     if difficulty != procedural.Difficulty():
         provenance += f", {difficulty}"
-    return _on_device(provenance, splits, len(procedural.CLASSES), device)
+    return _on_device("procedural", provenance, splits, len(procedural.CLASSES), device)
 
 
 @cache
 def _from_files(
     data: str, cache_path: Path, named_by: str, val_fraction: float, patience: float, device: torch.device
-) -> _Source:
+) -> ImageTask:
     if data == "cifar10":
         arrays = cifar10.load(cache_path, named_by, patience)
         provenance = f"real CIFAR-10, from {cache_path / 'cifar10'}"
@@ -204,7 +178,7 @@ def _from_files(
         provenance = f"files of the user, from {path}"
     train, validation = _carve(arrays.train_images, arrays.train_labels, val_fraction)
     test = (np.array(arrays.test_images), arrays.test_labels)
-    return _on_device(provenance, [train, validation, test], int(arrays.train_labels.max()) + 1, device)
+    return _on_device(data, provenance, [train, validation, test], int(arrays.train_labels.max()) + 1, device)
 
 
 _Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -223,13 +197,15 @@ def _carve(images: NDArray[np.uint8], labels: NDArray[np.int64], fraction: float
     return (images[train], labels[train]), (images[validation], labels[validation])
 
 
-def _on_device(provenance: str, splits: list[_Images], num_classes: int, device: torch.device) -> _Source:
+def _on_device(
+    name: str, provenance: str, splits: list[_Images], num_classes: int, device: torch.device
+) -> ImageTask:
     mean, std = _moments(splits[0][0])
     train, validation, test = (
         Split(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
         for images, labels in splits
     )
-    return _Source(provenance, train, validation, test, num_classes, mean.to(device), std.to(device))
+    return ImageTask(name, provenance, train, validation, test, num_classes, mean.to(device), std.to(device))
 
 
 def _moments(images: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
