@@ -107,7 +107,7 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Sb3Agen
             if there != here:
                 raise ValueError(f"{path} was trained with {space} {there}, which is {here} here")
         _, model = prepared_model(config, rules, path)
-    return Sb3Agent(model, path.parent.name, deterministic)
+    return Sb3Agent(model, path.parent.name, deterministic, trained.seed)
 
 
 def _checkpoint(name: str) -> Path:

@@ -15,9 +15,9 @@ def env_count(num_envs: int) -> int:
     Raises:
         ValueError: not an integer of at least 1.
     """
-    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+    if not isinstance(num_envs, int | np.integer) or isinstance(num_envs, bool) or num_envs < 1:
         raise ValueError(f"num_envs={num_envs!r} is not allowed: an integer of at least 1 is")
-    return num_envs
+    return int(num_envs)
 
 
 def autoreset_member(mode: AutoresetMode | str) -> AutoresetMode:

@@ -1,8 +1,10 @@
 """The whole configuration of an environment: it only composes configs that live beside their owners."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esper_env.engine.engine import EngineConfig
@@ -79,11 +81,20 @@ def override(
     """
     values = config.model_dump()
     for path, value in changes.items():
-        _set(values, path, tuple(value) if isinstance(value, list) else value)
+        _set(values, path, _plain(value))
     try:
         return EsperConfig.model_validate(values, strict=True)
     except ValidationError as error:
         raise ValueError(_explain(error, named or {})) from None
+
+
+def _plain(value: Any) -> Any:
+    """Paths, lists and numpy's numbers as what they stand for."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(_plain(part) for part in value) if isinstance(value, list) else value
 
 
 def _set(values: dict[str, Any], path: str, value: Any) -> None:
@@ -106,7 +117,7 @@ def _explain(error: ValidationError, named: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and "[" not in part)
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
         own_words = problem["type"] == "value_error"
         name = next(
             (name for known, name in named.items() if path == known or path.startswith(f"{known}.")), path

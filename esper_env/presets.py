@@ -64,6 +64,8 @@ def resolve(preset: str, keywords: Mapping[str, Any], overrides: Mapping[str, An
     if not isinstance(overrides, Mapping | None):
         raise ValueError(f"overrides={overrides!r} is not allowed: a dict of dotted paths is")
     named = {path: name for name, path in KEYWORDS.items()}
-    config = PRESETS[preset]()
     changes = {KEYWORDS[name]: value for name, value in keywords.items() if value is not None}
-    return override(config, {**changes, **(overrides or {})}, named)
+    config = override(PRESETS[preset](), {**changes, **(overrides or {})}, named)
+    if preset == "micro" and config.task.data != "procedural":
+        raise ValueError(f"data={config.task.data!r} is not allowed: EsperMicro is always 'procedural'")
+    return config

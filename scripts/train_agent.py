@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
             from esper_agents.train import train
 
             summary = train(config, first.resume)
-            print(f"curves: tensorboard --logdir {summary.folder.parent}")
+            print(f"curves: {Path(sys.executable).parent}/tensorboard --logdir {summary.folder.parent}")
             sys.exit(0 if summary.evaluations else 130)
     except (ValueError, FileNotFoundError) as error:
         fail(error)

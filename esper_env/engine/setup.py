@@ -63,8 +63,9 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     """Check that host, slots and data fit each other, then load the data (the null engine needs none).
 
     Raises:
-        ValueError: an unknown host or slot, a host that would pool below 1x1, an epoch larger than the data
-            allows, or damaged files; named, and before anything is loaded wherever that is possible.
+        ValueError: an unknown host or slot, a host that would pool below 1x1, fewer training samples than a
+            batch for epoch_size `full`, or damaged files; named, and before anything is loaded wherever that
+            is possible.
     """
     device = resolve_device(engine.device)
     shape = outline(task)

@@ -32,6 +32,10 @@ class GateConfig(BaseModel):
     """G2: moving average of the gradient ratio (half of the lowest that a healthy blueprint showed)."""
     strict_blending_epochs: int = Field(10, ge=0)
     """G3: epochs in BLENDING."""
+    gain_scale: float = Field(5.0, gt=0)
+    """G2: validation gain in points at which the score is 1."""
+    contribution_scale: float = Field(10.0, gt=0)
+    """G5: contribution in points at which the score is 1."""
     strict_contribution: float = Field(1.0)
     """G5: contribution in points."""
 
@@ -120,7 +124,7 @@ def _g2(slots: SlotState, quality: Floats, config: GateConfig, strict: bool) -> 
     if strict:
         checks["validation_gain"] = _at_least(gain, config.strict_gain)
         checks["gradient_ratio"] = _at_least(slots.gradient_ratio, config.strict_ratio)
-    return GateResult(Gate.G2, checks, _share(gain, 5.0), slots.stage == Stage.TRAINING)
+    return GateResult(Gate.G2, checks, _share(gain, config.gain_scale), slots.stage == Stage.TRAINING)
 
 
 def _g3(slots: SlotState, config: GateConfig, strict: bool) -> GateResult:
@@ -135,4 +139,6 @@ def _g5(slots: SlotState, config: GateConfig, strict: bool) -> GateResult:
     checks |= _healthy(slots, config) | {"alpha_rests_at_one": rests_at_one(slots)}
     if strict:
         checks["contributes"] = _at_least(slots.contribution, config.strict_contribution)
-    return GateResult(Gate.G5, checks, _share(slots.contribution, 10.0), slots.stage == Stage.HOLDING)
+    return GateResult(
+        Gate.G5, checks, _share(slots.contribution, config.contribution_scale), slots.stage == Stage.HOLDING
+    )

@@ -54,13 +54,19 @@ def observe(
     state.epoch += played
     state.train_flops += np.where(played, stats.train_flops, 0.0)
     state.measure_flops += np.where(played, stats.measure_flops, 0.0)
-    for name in ("train_loss", "val_loss", "val_accuracy"):
-        setattr(state, name, np.where(played, getattr(stats, name), getattr(state, name)))
+    losses = {name: _diverged(getattr(stats, name)) for name in ("train_loss", "val_loss")}
+    for name, now in (*losses.items(), ("val_accuracy", stats.val_accuracy)):
+        setattr(state, name, np.where(played, now, getattr(state, name)))
     now = quality(stats.val_loss, stats.val_accuracy, facts)
     state.quality = np.where(played, now, state.quality)
-    _push(state.loss_history, stats.val_loss, played)
+    _push(state.loss_history, losses["val_loss"], played)
     _push(state.quality_history, now, played)
     _observe_modules(state.slots, stats, played[:, None], config)
+
+
+def _diverged(value: Floats) -> Floats:
+    """A measurement that is not a number was made all the same: it shows as infinite, not as missing."""
+    return np.where(np.isnan(value), np.inf, value)
 
 
 def _push(history: Floats, newest: Floats, played: Bools) -> None:
@@ -75,12 +81,14 @@ def _observe_modules(slots: SlotState, stats: EpochStats, played: Bools, config:
         - config.exploding_penalty * stats.exploding_share
     )
     slots.gradient_health = np.where(played, np.clip(health, 0, 1), slots.gradient_health)
-    slots.gradient_norm = np.where(played, stats.gradient_norm, slots.gradient_norm)
+    seen = ~np.isnan(stats.vanishing_share)
+    norm = np.where(seen, _diverged(stats.gradient_norm), np.nan)
+    slots.gradient_norm = np.where(played, norm, slots.gradient_norm)
     slots.vanishing = np.where(played, stats.vanishing_share > 0, slots.vanishing)
     slots.exploding = np.where(played, stats.exploding_share > 0, slots.exploding)
     slots.delta_ratio = np.where(played, stats.delta_ratio, slots.delta_ratio)
     slots.probe_passed = np.where(played, stats.probe_passed, slots.probe_passed)
-    ratio = np.minimum(stats.gradient_ratio, config.ratio_cap)
+    ratio = np.where(seen, np.minimum(_diverged(stats.gradient_ratio), config.ratio_cap), np.nan)
     slots.gradient_ratio = _average(slots.gradient_ratio, ratio, config.ratio_memory)
     change = stats.contribution - slots.contribution
     slots.contribution_velocity = _average(slots.contribution_velocity, change, config.velocity_memory)

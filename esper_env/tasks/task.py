@@ -140,7 +140,14 @@ def _source(config: TaskConfig, device: torch.device) -> ImageTask:
         sizes = (config.train_size, config.val_size, config.test_size)
         return _procedural(config.image_size, sizes, config.generator_seed, config.difficulty, device)
     path, named_by = folder.cache_folder(config.data_dir)
-    return _from_files(config.data, path, named_by, config.val_fraction, config.patience, device)
+    key = (config.data, path.resolve(), config.val_fraction, device)
+    if key not in _READ:
+        _READ[key] = _from_files(config.data, path, named_by, config.val_fraction, config.patience, device)
+    return _READ[key]
+
+
+_READ: dict[tuple[str, Path, float, torch.device], ImageTask] = {}
+"""What was read from files, by what decides the images."""
 
 
 @cache
@@ -160,7 +167,6 @@ def _procedural(
     return _on_device("procedural", provenance, splits, len(procedural.CLASSES), device)
 
 
-@cache
 def _from_files(
     data: str, cache_path: Path, named_by: str, val_fraction: float, patience: float, device: torch.device
 ) -> ImageTask:

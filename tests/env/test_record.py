@@ -43,7 +43,7 @@ def test_health_is_one_less_half_the_vanishing_and_four_fifths_of_the_exploding_
 def test_the_gradient_ratio_averages_from_its_first_clipped_value_and_rests_while_unmeasured() -> None:
     state, seen = game(), []
     for value in (2.0, 4.0, NAN, 50.0, np.inf, 0.0):
-        epoch(state, gradient_ratio=value)
+        epoch(state, gradient_ratio=value, vanishing_share=NAN if np.isnan(value) else 0.0)
         seen.append(state.slots.gradient_ratio[0, 0])
     third = 0.9 * 2.2 + 0.1 * 10
     fourth = 0.9 * third + 0.1 * 10
@@ -127,3 +127,11 @@ def test_flops_add_up_and_a_failed_probe_is_kept() -> None:
     epoch(state, train_flops=4.0, measure_flops=2.0, probe_passed=False)
     assert (state.train_flops[0], state.measure_flops[0]) == (7.0, 3.0)
     assert not state.slots.probe_passed[0, 0]
+
+
+def test_what_diverged_was_measured_all_the_same() -> None:
+    state = game()
+    epoch(state, gradient_norm=NAN, gradient_ratio=NAN, vanishing_share=0.0, exploding_share=1.0)
+    assert state.slots.gradient_norm[0, 0] == np.inf
+    assert state.slots.gradient_ratio[0, 0] == 10.0
+    assert state.val_loss[0] == np.inf, "the epoch's loss is NaN here: it did not stay unmeasured"
