@@ -60,7 +60,7 @@ def play(job: Job) -> dict[str, Any]:
         epoch_size=job.epoch_size,
         overrides={"engine.optimizer.lr_schedule": job.lr_schedule},
     )
-    schedule = ScheduleConfig(blueprint=job.blueprint)
+    schedule = ScheduleConfig(blueprint=job.blueprint, spacing=2)
     agent = WaitAgent() if job.agent == "wait" else ScheduleAgent.of(schedule, env)
     curve: list[float] = []
 
