@@ -106,6 +106,10 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         """A legal action, (8,): the op first, then the slot, then what the op reads."""
         return self._envs.sample_valid(rng)[0]
 
+    def ledger(self) -> dict[str, float]:
+        """What the episode has cost so far; see `EsperVectorEnv.ledger`."""
+        return {name: float(value[0]) for name, value in self._envs.ledger().items()}
+
     def render(self) -> NDArray[np.uint8] | None:
         """A picture of the episode so far, uint8 (height, width, 3); None without a render mode."""
         frames = self._envs.render()

@@ -232,14 +232,10 @@ class EsperVectorEnv(VectorEnv):
     def _reset_at_once(self, obs: NDArray[np.float32], info: Info) -> tuple[NDArray[np.float32], Info]:
         """SAME_STEP: the end goes into `final_obs` and `final_info`, the next episode has begun."""
         ended = self._over
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for env in np.flatnonzero(ended):
-            final_obs[env] = obs[env].copy()
         self._begin(ended, [None] * self.num_envs)
         first = self._observe()
         begun = infos.build(self._state, self._masks, info["action_valid"], info["reward_terms"], None)
-        final = {"final_obs": final_obs, "_final_obs": ended, "_final_info": ended.copy()}
-        return first, begun | final | {"final_info": infos.only(info, ended)}
+        return first, begun | infos.final(obs, info, ended)
 
     @property
     def _over(self) -> Bools:
@@ -256,13 +252,14 @@ class EsperVectorEnv(VectorEnv):
         return self._masks.flat.astype(bool)
 
     def sample_valid(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A legal batch of actions, (env, 8): the op first, then the slot, then what the op reads.
-
-        Raises:
-            ResetNeeded: before the first reset.
-        """
+        """A legal batch of actions, (env, 8), op first. Raises ResetNeeded before the first reset."""
         self._refuse_unready()
         return masks.sample(self._masks, self.layout, rng)
+
+    def ledger(self) -> dict[str, Floats]:
+        """What the episodes have cost so far; see `record.ledger`. Raises ResetNeeded before the first reset."""
+        self._refuse_unready()
+        return record.ledger(self._state, self.facts)
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """A picture of each episode so far, uint8 (height, width, 3); None without a render mode.

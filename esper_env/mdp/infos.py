@@ -97,6 +97,15 @@ def _put_measured(info: Info, key: str, value: Floats) -> None:
     _put(info, key, value, ~np.isnan(value))
 
 
+def final(obs: NDArray[np.float32], info: Info, ended: Bools) -> Info:
+    """Where Gymnasium's SAME_STEP mode puts the end of episodes: `final_obs` and `final_info`."""
+    final_obs = np.full(len(ended), None, dtype=object)
+    for env in np.flatnonzero(ended):
+        final_obs[env] = obs[env].copy()
+    ends = {"final_obs": final_obs, "final_info": only(info, ended)}
+    return ends | {f"_{key}": ended.copy() for key in ends}
+
+
 def only(info: Info, envs: Bools) -> Info:
     """The same info, present in the environments `envs` alone."""
     kept: Info = {}

@@ -41,6 +41,20 @@ def harvested(stats: HarvestStats, facts: HostFacts) -> Floats:
     return quality(stats.val_loss, stats.val_accuracy, facts)
 
 
+def ledger(state: GameState, facts: HostFacts) -> dict[str, Floats]:
+    """What each episode has cost so far, (env,) each.
+
+    `params` are those of host, modules and gates that are present; `train_flops` were spent on training,
+    trial and pruned modules included; `measure_flops` on validation and counterfactuals, never charged.
+    """
+    params = facts.host_params + state.slots.params.sum(axis=1).astype(float)
+    return {
+        "params": params,
+        "train_flops": state.train_flops.copy(),
+        "measure_flops": state.measure_flops.copy(),
+    }
+
+
 def acted(state: GameState, op: NDArray[np.int64], valid: Bools, played: Bools) -> None:
     """Remember the op that was applied and whether the action was legal, in place."""
     state.last_op = np.where(played, op, state.last_op)

@@ -120,3 +120,14 @@ def test_the_three_splits_share_no_image() -> None:
     task = task_of(tiny())
     images = torch.cat([split.images.flatten(1) for split in (task.train, task.validation, task.test)])
     assert len(images.unique(dim=0)) == len(images) == 512 + 128 + 128
+
+
+def test_the_ledger_is_public_and_keeps_measuring_apart() -> None:
+    env, life = started(3)
+    play(env, GROW[:2])
+    ledger = env.ledger()
+    assert ledger["params"][0] == 1102 + env.facts.module_params[0, 1]
+    assert ledger["train_flops"][0] > 2 * 128 * env.facts.host_flops, "an isolated module trains too"
+    # Two validations of 128 images through the host alone: the module is not live yet.
+    assert ledger["measure_flops"][0] == 2 * 128 * env._engine._setup.host_forward_flops
+    assert life.live == []
