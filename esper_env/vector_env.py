@@ -257,7 +257,7 @@ class EsperVectorEnv(VectorEnv):
         return masks.sample(self._masks, self.layout, rng)
 
     def ledger(self) -> dict[str, Floats]:
-        """What the episodes have cost so far; see `record.ledger`. Raises ResetNeeded before the first reset."""
+        """What the episodes have cost so far (`record.ledger`). Raises ResetNeeded before the first reset."""
         self._refuse_unready()
         return record.ledger(self._state, self.facts)
 
