@@ -1,4 +1,4 @@
-"""Law: 50 epochs of isolated training, then a slow blend, upset no host, whatever the blueprint and the style."""
+"""Law: 50 epochs of isolated training, then a slow blend, upset no host, in any blueprint and style."""
 
 import numpy as np
 import pytest
