@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 train: $(INSTALLED)
-	$(BIN)/python scripts/train_agent.py --algo recurrent_ppo --env EsperMicro-v0 --total-steps 2400
+	$(BIN)/python scripts/train_agent.py --algo recurrent_ppo --env EsperMicro-v0 --total-steps 1920
 
 test: lint
 	$(BIN)/pytest --numprocesses 2
