@@ -9,7 +9,7 @@ from esper_env.config import KEYWORDS, EsperConfig, override
 def cifar() -> EsperConfig:
     """`EsperCifar-v0`: the baseline host on CIFAR-10, 150 epochs of 8,192 images.
 
-    Its procedural images, if those are asked for, are as hard for the baseline host as CIFAR-10 is.
+    Its procedural images, if those are asked for, are about as hard for the baseline host as CIFAR-10.
     """
     return override(
         EsperConfig(),

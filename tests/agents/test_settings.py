@@ -1,5 +1,6 @@
 """Settings come from preset, file and flags in this order, and what is wrong is refused by name."""
 
+import copy
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from esper_agents import config_file
 from esper_agents.checkpoint import new_run
 from esper_agents.config import build, differences, fingerprint
 from esper_agents.environment import make_world
+from esper_agents.record import refuse_other
 
 
 def test_a_preset_yields_to_what_is_given():
@@ -129,3 +131,20 @@ def test_runs_are_numbered_and_never_share_a_folder(tmp_path):
     names = [new_run(tmp_path / "runs", "x").name for _ in range(3)]
     (tmp_path / "runs" / "x-notes").mkdir()
     assert [*names, new_run(tmp_path / "runs", "x").name] == ["x-1", "x-2", "x-3", "x-4"]
+
+
+def test_a_checkpoint_goes_on_wherever_its_data_lie_now_but_not_on_other_settings() -> None:
+    record = {
+        "config": {"seed": 0, "logdir": "a"},
+        "environment": {"horizon": 30, "engine": {"device": "cpu"}, "task": {"data_dir": "old", "data": "x"}},
+        "provenance": "real, from old",
+        "observation_version": 1,
+    }
+    moved = copy.deepcopy(record) | {"provenance": "real, from new"}
+    moved["environment"]["task"]["data_dir"] = "new"
+    refuse_other(record, moved, "here")
+    moved["environment"]["horizon"] = 20
+    with pytest.raises(
+        ValueError, match=r"here is a checkpoint of another configuration.*environment\.horizon"
+    ):
+        refuse_other(record, moved, "here")

@@ -1,9 +1,11 @@
 """Configuration: every keyword and every path is checked by name, and reaches its field."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -197,3 +199,15 @@ def test_gamma_is_published(gamma: float, name: str) -> None:
     envs = gym.make_vec(name, num_envs=2, engine="null", gamma=gamma)
     assert envs.metadata["gamma"] == gamma
     assert gym.make(name, engine="null", gamma=gamma).unwrapped.metadata["gamma"] == gamma
+
+
+@pytest.mark.parametrize("arguments", [{"data": "cifar10"}, {"overrides": {"task.data": "folder:mine"}}])
+def test_micro_is_always_procedural(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="EsperMicro is always 'procedural'"):
+        gym.make("EsperMicro-v0", engine="null", **arguments)
+
+
+def test_paths_and_numbers_of_numpy_are_what_they_stand_for(tmp_path: Path) -> None:
+    config = resolve("cifar", {"data_dir": tmp_path, "horizon": np.int64(7), "gamma": np.float32(0.5)}, None)
+    assert (config.task.data_dir, config.horizon, config.reward.gamma) == (str(tmp_path), 7, 0.5)
+    assert gym.make_vec("EsperMicro-v0", num_envs=np.int64(2), engine="null").num_envs == 2

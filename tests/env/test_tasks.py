@@ -126,6 +126,14 @@ def test_a_process_holds_the_images_once():
     assert not torch.equal(first.train.images, other.train.images)
 
 
+def test_a_folder_is_held_once_however_it_was_named(tmp_path, monkeypatch):
+    write(tmp_path / "mine")
+    monkeypatch.setenv("ESPER_DATA_DIR", str(tmp_path))
+    configs = [{}, {"data_dir": str(tmp_path)}, {"data_dir": str(tmp_path / "mine" / ".."), "patience": 1.0}]
+    tasks = [load_task(TaskConfig(data="folder:mine", **config), CPU) for config in configs]
+    assert len({task.train.images.data_ptr() for task in tasks}) == 1
+
+
 def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
     folder = write(tmp_path / "mine")
     for name in (FILES[0], FILES[2]):
