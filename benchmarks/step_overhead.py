@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from esper_env import EsperVectorEnv
-from esper_env.engine import evaluate
+from esper_env.engine import evaluate, life
+from esper_env.engine.evaluate import Measured
 
 PARTS = ("train", "validate", "counterfactual", "harvest", "rules")
 
@@ -25,15 +26,26 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def around(self, function: Callable[..., Any], part: Callable[..., str]) -> Callable[..., Any]:
-        """The same function, with its time added to the part that its arguments name."""
+    def around(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        """The same function, with its time added to this part."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds[part(*args, **kwargs)] += time.perf_counter() - began
+                self.seconds[part] += time.perf_counter() - began
+
+        return timed
+
+    def apart(self, measure: Callable[..., Measured]) -> Callable[..., Measured]:
+        """The same function, with what it says of the counterfactuals taken from `validate`."""
+
+        def timed(*args: Any) -> Measured:
+            measured = self.around(measure, "validate")(*args)
+            self.seconds["counterfactual"] += measured.counterfactual_seconds
+            self.seconds["validate"] -= measured.counterfactual_seconds
+            return measured
 
         return timed
 
@@ -41,15 +53,10 @@ class Clock:
 def measure(preset: str, num_envs: int, random: bool, steps: int) -> tuple[float, dict[str, float]]:
     """Environment steps per second, and the share of each part."""
     env, clock, rng = EsperVectorEnv(num_envs, preset), Clock(), np.random.default_rng(0)
-    engine, predict = env._engine, evaluate.predict
-    engine.epoch = clock.around(engine.epoch, lambda *_: "train")  # type: ignore[method-assign]
-    engine.harvest = clock.around(engine.harvest, lambda *_: "harvest")  # type: ignore[method-assign]
-    evaluate.predict = clock.around(
-        predict,
-        lambda model, task, split, limit=None, without=frozenset(): (
-            "counterfactual" if without else "validate" if split is task.validation else "test"
-        ),
-    )
+    engine = env._engine
+    engine.epoch = clock.around(engine.epoch, "train")  # type: ignore[method-assign]
+    engine.harvest = clock.around(engine.harvest, "harvest")  # type: ignore[method-assign]
+    life.measure = clock.apart(evaluate.measure)
     env.reset(seed=0)
     wait = np.zeros((num_envs, 8), dtype=np.int64)
     env.step(wait)
@@ -58,16 +65,10 @@ def measure(preset: str, num_envs: int, random: bool, steps: int) -> tuple[float
     for _ in range(steps):
         env.step(env.sample_valid(rng) if random else wait)
     total = time.perf_counter() - began
-    evaluate.predict = predict
-    parts = {part: clock.seconds.get(part, 0.0) for part in PARTS}
-    parts["validate"] -= harvest_validation(clock, parts)
+    life.measure = evaluate.measure
+    parts = {part: clock.seconds[part] for part in PARTS}
     parts["rules"] = total - sum(parts.values())
     return steps * num_envs / total, {part: seconds / total for part, seconds in parts.items()}
-
-
-def harvest_validation(clock: Clock, parts: dict[str, float]) -> float:
-    """What validation cost inside the harvest, which is counted there."""
-    return max(0.0, parts["harvest"] - clock.seconds.get("test", 0.0))
 
 
 def main() -> None:

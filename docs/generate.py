@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: one for each id, and the table of transitions.
+"""Write the pages that are made from the code: one for each id, the table of transitions, tables of prices.
 
 `python docs/generate.py` writes them; with `--check` it says which are not what the code says, and exits 1.
 """
@@ -17,6 +17,7 @@ import esper_env
 from esper_env import COOL_DOWN, HEADS_READ, IDS, TRANSITIONS, EsperEnv, EsperVectorEnv, Head
 
 DOCS = Path(__file__).parent
+MADE, END = "<!-- Made by docs/generate.py from esper_env/mdp/prices.py. -->", "<!-- End of what is made. -->"
 HEAD_VALUES = {
     Head.STYLE: ", ".join(style.name for style in esper_env.Style),
     Head.TEMPO: "FAST, STANDARD, SLOW (3, 5, 8 epochs)",
@@ -120,10 +121,36 @@ def lifecycle_page() -> str:
     )
 
 
+def price_tables() -> str:
+    """What every price of the reward is in every mode, and the other figures, which are the same in all."""
+    config, modes = esper_env.EsperConfig().reward, esper_env.REWARD_MODES
+    told = {name: " ".join((f.description or "").split()) for name, f in type(config).model_fields.items()}
+    prices = [
+        (f"`reward.{name}`", *(mode[name] for mode in modes.values()), told[name]) for name in modes["dense"]
+    ]
+    others = [
+        (f"`reward.{name}`", value, told[name])
+        for name, value in config.model_dump().items()
+        if name not in ("mode", *modes["dense"])
+    ]
+    return (
+        table(("price", *modes, "what it is"), prices)
+        + "\n\nThe same in every mode:\n\n"
+        + table(("field", "default", "what it is"), others)
+    )
+
+
+def rewards_page() -> str:
+    """The page on rewards with the tables that the code gives."""
+    before, rest = (DOCS / "rewards.md").read_text().split(MADE)
+    after = rest.split(END)[1]
+    return f"{before}{MADE}\n\n{price_tables()}\n\n{END}{after}"
+
+
 def pages() -> dict[Path, str]:
     """Path -> text of every generated page."""
     made = {DOCS / "envs" / f"{name}.md": env_page(name) for name in IDS}
-    return made | {DOCS / "lifecycle.md": lifecycle_page()}
+    return made | {DOCS / "lifecycle.md": lifecycle_page(), DOCS / "rewards.md": rewards_page()}
 
 
 def main() -> None:

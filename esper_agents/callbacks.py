@@ -21,6 +21,7 @@ EPISODE_TAGS = {
     "host/test_accuracy": "test_accuracy",
     "growth/param_ratio": "param_ratio",
     "growth/flops_ratio": "flops_ratio",
+    "governor/rollbacks": "rollbacks",
 }
 """Tag -> measurement of which it is the mean over the episodes that ended."""
 

@@ -27,6 +27,9 @@ class EnvironmentConfig(BaseModel):
     """Cache folder of data sets; not given: ESPER_DATA_DIR, else ~/.cache/esper."""
     episode_length: int | None = Field(None, ge=1)
     """Epochs of an episode (`horizon`); not given: the environment's own."""
+    reward: Literal["dense", "sparse", "economy"] | None = None
+    """Reward mode; not given: the environment's own. A dictionary of prices is given as an override,
+    {"reward.mode": {"quality": 100, "rent": 2}}."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks grow. The agent's own small network stays on the CPU."""
     overrides: dict[str, JsonValue] = {}
@@ -86,6 +89,7 @@ def make_world(
             data=data,
             data_dir=config.data_dir,
             horizon=config.episode_length,
+            reward=config.reward,
             device=config.device,
             render_mode=render_mode,
             overrides={**config.overrides, **(changes or {})},

@@ -11,7 +11,7 @@ from esper_agents.agent import Info
 from esper_env import EsperVectorEnv, Head, Op, Stage
 
 Bools = NDArray[np.bool_]
-MEASURED = ("val_accuracy", "harvest_accuracy", "test_accuracy", "param_ratio", "flops_ratio")
+MEASURED = ("val_accuracy", "harvest_accuracy", "test_accuracy", "param_ratio", "flops_ratio", "rollbacks")
 """What a record takes from the info of an episode's last step; None where it was not measured."""
 
 

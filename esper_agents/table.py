@@ -10,6 +10,7 @@ COLUMNS = (
     ("test", "test_accuracy", "{:.1%}"),
     ("params", "param_ratio", "{:.2f}x"),
     ("FLOPs", "flops_ratio", "{:.2f}x"),
+    ("rollbacks", "rollbacks", "{:.2f}"),
     ("illegal", "invalid_share", "{:.1%}"),
 )
 """Heading, figure, form."""

@@ -12,6 +12,9 @@ from esper_env.contracts.lifecycle import COOL_DOWN, NEXT, TRANSITIONS, Gate, Op
 from esper_env.env import EsperEnv
 from esper_env.mdp.observation import OBSERVATION_VERSION
 from esper_env.mdp.observation import layout as observation_layout
+from esper_env.mdp.prices import MODES as REWARD_MODES
+from esper_env.mdp.prices import register_reward_term
+from esper_env.mdp.reward import StepChange
 from esper_env.registration import IDS, one_thread_per_forked_worker, register
 from esper_env.tasks.cifar10 import cached as cifar10_cached
 from esper_env.tasks.folder import DataUnavailableError
@@ -29,6 +32,7 @@ __all__ = [
     "NEXT",
     "OBSERVATION_VERSION",
     "READS",
+    "REWARD_MODES",
     "TRANSITIONS",
     "ActionLayout",
     "Curve",
@@ -44,10 +48,12 @@ __all__ = [
     "Op",
     "Place",
     "Stage",
+    "StepChange",
     "Style",
     "check_vector_env",
     "cifar10_cached",
     "encode",
     "observation_layout",
     "register_blueprint",
+    "register_reward_term",
 ]

@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from esper_env.engine.engine import EngineConfig
 from esper_env.hosts.cnn import HOSTS
 from esper_env.hosts.host import HostConfig
+from esper_env.mdp.attribution import AttributionConfig
 from esper_env.mdp.gates import GateConfig
+from esper_env.mdp.governor import GovernorConfig
 from esper_env.mdp.masks import BudgetConfig
+from esper_env.mdp.prices import RewardConfig, choose
 from esper_env.mdp.record import RecordConfig
-from esper_env.mdp.reward import RewardConfig
 from esper_env.mdp.transition import LifecycleConfig
 from esper_env.tasks.task import TaskConfig
 
@@ -34,6 +36,8 @@ class EsperConfig(BaseModel):
     gates: GateConfig = GateConfig()
     budget: BudgetConfig = BudgetConfig()
     record: RecordConfig = RecordConfig()
+    attribution: AttributionConfig = AttributionConfig()
+    governor: GovernorConfig = GovernorConfig()
     reward: RewardConfig = RewardConfig()
 
     @model_validator(mode="after")
@@ -73,14 +77,19 @@ def override(
 
     Args:
         config: where to start.
-        changes: path such as `reward.rent` -> plain value.
+        changes: path such as `reward.rent` -> plain value. `reward.mode` sets every price anew, whatever its
+            place among the changes; the others change them then.
         named: path -> what the user calls it, for messages.
 
     Raises:
         ValueError: a path that does not exist, or a value of the wrong type or out of range; all are named.
     """
     values = config.model_dump()
+    if "reward.mode" in changes:
+        values["reward"] |= choose(_plain(changes["reward.mode"]))
     for path, value in changes.items():
+        if path == "reward.mode":
+            continue
         _set(values, path, _plain(value))
     try:
         return EsperConfig.model_validate(values, strict=True)
@@ -89,7 +98,9 @@ def override(
 
 
 def _plain(value: Any) -> Any:
-    """Paths, lists and numpy's numbers as what they stand for."""
+    """Paths, lists and numpy's numbers, also those in a dictionary, as what they stand for."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic):

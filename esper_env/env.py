@@ -1,11 +1,13 @@
 """One network: the vector environment with `num_envs=1`, its axis taken off."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from esper_env.arguments import seed_list
 from esper_env.mdp import infos
@@ -35,11 +37,14 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     says so.
 
     ## Rewards
-    `dense`: 100 times the gain in validation quality, less rent for the size of the modules, churn of
-    alpha and the cost of ops, plus shaping that sums to the same for every life; at the end 100 times
-    what the harvest changes. So the return is the harvested quality won, in points, less what it cost.
-    `sparse` pays the same sum once, at the end. `info["reward_terms"]` holds the terms, which sum to the
-    reward.
+    A sum of named terms times prices; `reward` chooses the prices. `dense`: 100 times the gain in
+    validation quality, less rent for the size of the modules, churn of alpha, the cost of ops and of
+    rollbacks, plus shaping that sums to the same for every life; at the end 100 times what the harvest
+    changes. So the return is the harvested quality won, in points, less what it cost. `sparse` pays the
+    same sum once, at the end. `economy` pays what each module contributes, as it is measured, which at
+    the harvest becomes what the fossils are worth together, and a share of the harvested quality.
+    `info["reward_terms"]` holds the terms, which sum to the reward. [What is rewarded](../rewards.md)
+    says what each is for.
 
     ## Starting State
     A new host with the weights, data order and augmentation that the episode's seed decides, all slots
@@ -50,6 +55,11 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     observed. `truncated` only by limits set from outside; a truncated episode is not harvested. At the
     end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`, `test_loss`, `param_ratio` and
     `flops_ratio`.
+
+    ## States
+    `get_state` copies everything about the episode and `set_state` goes on from there, as often as one
+    likes, in this environment or another of the same configuration: the same actions then bring the same
+    bits. `export` gives the harvested network as a plain torch module that needs nothing of this package.
 
     ## Arguments
     Those of `EsperVectorEnv` but for `num_envs` and `autoreset_mode`, which belong to
@@ -114,6 +124,19 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         """A picture of the episode so far, uint8 (height, width, 3); None without a render mode."""
         frames = self._envs.render()
         return None if frames is None else frames[0]
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything about the episode; see `EsperVectorEnv.get_state`."""
+        return self._envs.get_state(0)
+
+    def set_state(self, state: Mapping[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Go on from a state, with what `reset` returns; see `EsperVectorEnv.set_state`."""
+        obs, info = self._envs.set_state(0, state)
+        return obs[0], infos.single(info)
+
+    def export(self) -> nn.Module:
+        """The network with its fossils alone, by itself; see `EsperVectorEnv.export`."""
+        return self._envs.export(0)
 
     def close(self) -> None:
         """Free the network."""

@@ -39,7 +39,7 @@ def micro() -> EsperConfig:
             "engine.batch_size": 64,
             "engine.counterfactual_size": 256,
             "engine.optimizer.host_lr": 0.05,
-            "engine.optimizer.module_lr": 0.05,
+            "engine.optimizer.module_lr": 0.02,
         },
     )
 

@@ -1,7 +1,8 @@
 """The picture of an episode: quality over epochs, and below it the life of every slot."""
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,9 @@ COLORS: dict[Stage, Color] = {
     Stage.RESETTING: (240, 220, 216),
 }
 """Color of each stage; while a module blends, its lane is paler where alpha does not reach."""
+
+KEPT = {"quality": np.nan, "params": np.nan, "stage": -1, "alpha": 0, "blueprint": 0, "planting": 0}
+"""What a trace keeps of an epoch, and what stands there for an epoch that nobody drew."""
 
 
 class EpisodeTrace:
@@ -89,6 +93,17 @@ class EpisodeTrace:
         ):
             kept[rows, :, at] = now[rows]
         self._epochs[rows] += 1
+
+    def row(self, env: int) -> dict[str, NDArray[Any]]:
+        """Copies of what is kept of one environment's episode."""
+        epochs = self._epochs[env]
+        return {name: getattr(self, f"_{name}")[env, ..., :epochs].copy() for name in KEPT}
+
+    def set_row(self, env: int, epochs: int, row: Mapping[str, NDArray[Any]] | None) -> None:
+        """Go on with an episode of so many epochs that `row` gave, or, with None, that nobody drew."""
+        self._epochs[env] = epochs
+        for name, unknown in KEPT.items():
+            getattr(self, f"_{name}")[env, ..., :epochs] = unknown if row is None else row[name]
 
     def draw(self, env: int) -> NDArray[np.uint8]:
         """The picture of one environment's episode so far, uint8 (540, 960, 3)."""
@@ -172,7 +187,7 @@ def _font(size: int) -> "FreeTypeFont | ImageFont":
 
 def _draw_title(canvas: _Canvas, params: NDArray[np.float64], stages: NDArray[np.int8]) -> None:
     parts = [f"epoch {len(params)} of {canvas.horizon}"]
-    if len(params):
+    if len(params) and not np.isnan(params[-1]):
         fossils = int((stages[:, -1] == Stage.FOSSILIZED).sum())
         modules = int(HAS_MODULE[stages[:, -1]].sum())
         parts += [f"parameters {params[-1]:.2f} x host", f"modules {modules}, of these fossilized {fossils}"]
@@ -198,7 +213,8 @@ def _step(span: int) -> int:
 
 def _draw_curve(canvas: _Canvas, quality: NDArray[np.float64], chance: float, bottom: float) -> None:
     """Validation quality in percent, with a dashed line at chance."""
-    best = float(np.max(quality, initial=0.0))
+    known = np.flatnonzero(~np.isnan(quality))
+    best = float(np.max(quality[known], initial=0.0))
     top_value = next((top for top in (0.2, 0.4, 0.6, 0.8) if best <= 0.97 * top), 1.0)
 
     def y(value: float) -> float:
@@ -211,12 +227,12 @@ def _draw_curve(canvas: _Canvas, quality: NDArray[np.float64], chance: float, bo
     for x in np.arange(LEFT, RIGHT, 8.0):
         canvas.line([(x, y(chance)), (x + 4, y(chance))], FAINT)
     canvas.text(RIGHT, y(chance) - 3, "chance", FAINT, 11, "rb")
-    if len(quality):
-        points = [(canvas.x(epoch), y(value)) for epoch, value in enumerate(quality, start=1)]
+    if len(known):
+        points = [(canvas.x(epoch + 1), y(quality[epoch])) for epoch in known.tolist()]
         canvas.line(points, CURVE, 2)
         x, height = points[-1]
         canvas.dot(x, height, CURVE, 3.5)
-        canvas.text(x + 8, height, f"{100 * quality[-1]:.1f}%", CURVE, 13)
+        canvas.text(x + 8, height, f"{100 * quality[known[-1]]:.1f}%", CURVE, 13)
 
 
 def _draw_lane(canvas: _Canvas, lane: _Lane, stages: NDArray[np.int8], alphas: NDArray[np.float64]) -> None:
@@ -224,6 +240,8 @@ def _draw_lane(canvas: _Canvas, lane: _Lane, stages: NDArray[np.int8], alphas: N
     canvas.box(LEFT, lane.bottom - 1, RIGHT, lane.bottom, GRID)
     colors = [COLORS[stage] for stage in Stage]
     for epoch, (stage, alpha) in enumerate(zip(stages, alphas, strict=True)):
+        if stage < 0:
+            continue
         color = colors[stage]
         left, right = canvas.x(epoch), canvas.x(epoch + 1)
         canvas.box(left, lane.top, right, lane.bottom, _tint(color) if IS_BLENDED[stage] else color)

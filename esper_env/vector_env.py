@@ -3,25 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.spaces import Box, MultiDiscrete
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from esper_env.arguments import autoreset_member, chosen, env_count, seed_list
 from esper_env.config import KEYWORDS, EsperConfig
 from esper_env.contracts.action import ActionLayout, Actions
-from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.state import GameState
 from esper_env.engine.build import build_engine
 from esper_env.engine.setup import prepare
-from esper_env.mdp import infos, masks, observation, record, reward, transition
+from esper_env.mdp import (
+    attribution,
+    credit,
+    governor,
+    infos,
+    masks,
+    observation,
+    prices,
+    record,
+    reward,
+    transition,
+)
 from esper_env.mdp.episode import EpisodeSeeds, Limits
 from esper_env.mdp.gates import GateResults, judge
 from esper_env.presets import resolve
+from esper_env.queries import QueriedVectorEnv
 from esper_env.render import EpisodeTrace
 
 Bools = NDArray[np.bool_]
@@ -30,7 +39,7 @@ Values = Mapping[str, Floats]
 Info = infos.Info
 
 
-class EsperVectorEnv(VectorEnv):
+class EsperVectorEnv(QueriedVectorEnv):
     """`num_envs` networks that grow while they train, stepped together, one epoch a step.
 
     The game (actions, observation, reward, end of an episode) is described by `EsperEnv`. Each environment
@@ -46,7 +55,7 @@ class EsperVectorEnv(VectorEnv):
         batch_size: Training samples a batch.
         data: `cifar10`, `procedural`, or `folder:NAME`.
         data_dir: Cache folder of data sets; None for ESPER_DATA_DIR, else `~/.cache/esper`.
-        reward: `dense` or `sparse`.
+        reward: `dense`, `sparse`, `economy`, or a dictionary of prices by term; the rest is free then.
         gates: `permissive` or `strict`.
         param_budget: Most parameters, as a multiple of the host's; None for no limit.
         compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over a horizon.
@@ -80,7 +89,7 @@ class EsperVectorEnv(VectorEnv):
         batch_size: int | None = None,
         data: str | None = None,
         data_dir: str | None = None,
-        reward: str | None = None,
+        reward: str | Mapping[str, float] | None = None,
         gates: str | None = None,
         param_budget: float | None = None,
         compute_budget: float | None = None,
@@ -112,7 +121,7 @@ class EsperVectorEnv(VectorEnv):
         config, num_envs = self.config, self.num_envs
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
-        self.facts: HostFacts = setup.facts
+        self.facts = setup.facts
         self.provenance: str = setup.provenance
         self.metadata = {
             **self.metadata,
@@ -126,10 +135,18 @@ class EsperVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._limits = Limits.of(
-            self.facts, setup.epoch_size, config.horizon, config.budget.compute, config.max_episode_steps
+            self.facts,
+            setup.epoch_size,
+            horizon=config.horizon,
+            compute_budget=config.budget.compute,
+            max_steps=config.max_episode_steps,
+            max_panics=config.governor.max_panics,
         )
         self._seeds = EpisodeSeeds(num_envs)
-        self._state = GameState.empty(num_envs, self.facts.num_slots)
+        self._terms = prices.names(config.reward)
+        self._state = GameState.empty(
+            num_envs, self.facts.num_slots, num_terms=len(self._terms), window=config.governor.window
+        )
         self._trace = EpisodeTrace(num_envs, self.facts, config.horizon) if self.render_mode else None
         self._unready = np.ones(num_envs, dtype=bool)
         self._terminated = np.zeros(num_envs, dtype=bool)
@@ -157,7 +174,7 @@ class EsperVectorEnv(VectorEnv):
         seeds = seed_list(seed, self.num_envs)
         self._begin(chosen((options or {}).get("reset_mask"), self.num_envs), seeds)
         everywhere = np.ones(self.num_envs, dtype=bool)
-        return self._observe(), infos.build(self._state, self._masks, everywhere, None, None)
+        return self._observe(), infos.build(self._state, self._masks, everywhere, self._terms, None)
 
     def step(self, actions: ArrayLike) -> tuple[NDArray[np.float32], Floats, Bools, Bools, Info]:
         """Train every network for one epoch under these actions, integers of shape (env, 8).
@@ -193,20 +210,50 @@ class EsperVectorEnv(VectorEnv):
         state, facts, config = self._state, self.facts, self.config
         before, quality = state.slots, state.quality
         state.slots = transition.apply(state, actions, self._gates, config.lifecycle, facts)
-        state.slots = transition.tick(state.slots, before, quality, config.lifecycle)
+        state.slots = trained = transition.tick(state.slots, before, quality, config.lifecycle)
         self._engine.sync(state.slots, played)
+        self._snapshot(governor.fossilized(before, state.slots))
         self._engine.epoch(played)
-        record.observe(state, self._engine.evaluate(played), played, facts, config.record)
+        plan = attribution.plan(state, played, config.attribution)
+        stats = self._engine.evaluate(played, plan.subsets)
+        record.observe(state, stats, attribution.attribute(plan, stats, facts), played, facts, config.record)
         record.acted(state, actions.op, valid, played)
+        panicked = self._govern(governor.judge(state, stats, played, facts, config.governor))
         self._terminated = self._limits.terminated(state, played)
         self._truncated = self._limits.truncated(state, played)
         harvest = self._engine.harvest(self._terminated)
-        change = reward.Change(before, state.slots, quality, state.quality, actions.op, self._terminated)
-        due = reward.terms(change, record.harvested(harvest, facts), facts, config.reward, config.horizon)
+        harvested, bare = record.harvested(harvest, facts)
+        credit.appraise(state, config.reward)
+        change = reward.StepChange(
+            before=before,
+            trained=trained,
+            after=state.slots,
+            op=actions.op,
+            quality_before=quality,
+            quality_after=state.quality,
+            harvested=harvested,
+            bare=bare,
+            terminated=self._terminated,
+            panicked=panicked,
+        )
         if self._trace:
             self._trace.add(state, played)
+        due = reward.terms(change, facts, config.reward, config.horizon)
         terms = reward.pay(state, due, played, self._terminated, config.reward)
         return terms, infos.end_values(state, harvest, self._terminated, facts, self._limits.static_flops)
+
+    def _govern(self, verdict: governor.Verdict) -> Bools:
+        """Put the last good network back where one broke, keep it where it is time; (env,): what broke."""
+        panicked = verdict.panicked
+        if panicked.any():
+            governor.roll_back(self._state, self._engine.restore(panicked), panicked, self.facts)
+        self._snapshot(governor.due(self._state, verdict, self.config.governor))
+        return panicked
+
+    def _snapshot(self, envs: Bools) -> None:
+        """Keep host and fossils, as they are now, for a rollback."""
+        governor.snapshot(self._state, envs)
+        self._engine.keep(envs)
 
     def _observe(self) -> NDArray[np.float32]:
         """The observation; gates and masks are published with it, and the next step goes by them."""
@@ -215,15 +262,16 @@ class EsperVectorEnv(VectorEnv):
         self._gates: GateResults = judge(state, fits, config.gates)
         legal = masks.build(state, self._gates, fits, config.lifecycle, self.layout)
         self._masks = masks.wait_only(legal, self._terminated, self.layout)
-        limits, freshness = self._limits, config.record.freshness
-        view = observation.View(state, self.facts, config.budget, limits.horizon, limits.compute, freshness)
+        view = observation.View(state, self.facts, config.budget, self._limits, config.record.freshness)
         return observation.encode(view)
 
     def _begin(self, envs: Bools, seeds: Sequence[int | None]) -> None:
         """New episodes in the environments where `envs` is True."""
         rows = np.flatnonzero(envs)
-        self._engine.begin(rows, [self._seeds.next(env, seeds[env]) for env in rows.tolist()])
-        self._state.begin(rows, self.facts.chance_quality)
+        drawn = [self._seeds.next(env, seeds[env]) for env in rows.tolist()]
+        self._engine.begin(rows, drawn)
+        self._state.begin(rows, self.facts.chance_quality, drawn)
+        self._snapshot(envs)
         if self._trace:
             self._trace.begin(rows)
         for flags in (self._unready, self._terminated, self._truncated):
@@ -234,62 +282,9 @@ class EsperVectorEnv(VectorEnv):
         ended = self._over
         self._begin(ended, [None] * self.num_envs)
         first = self._observe()
-        begun = infos.build(self._state, self._masks, info["action_valid"], info["reward_terms"], None)
+        paid = {name: info["reward_terms"][name] for name in self._terms}
+        begun = infos.build(self._state, self._masks, info["action_valid"], paid, None)
         return first, begun | infos.final(obs, info, ended)
-
-    @property
-    def _over(self) -> Bools:
-        """(env,): episodes that have ended and not begun anew."""
-        return self._terminated | self._truncated
-
-    def action_masks(self) -> Bools:
-        """The flat mask of the last observation, (env, sum(nvec)), as sb3-contrib's MaskablePPO asks for it.
-
-        Raises:
-            ResetNeeded: before the first reset.
-        """
-        self._refuse_unready()
-        return self._masks.flat.astype(bool)
-
-    def sample_valid(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A legal batch of actions, (env, 8), op first. Raises ResetNeeded before the first reset."""
-        self._refuse_unready()
-        return masks.sample(self._masks, self.layout, rng)
-
-    def ledger(self) -> dict[str, Floats]:
-        """What the episodes have cost so far (`record.ledger`). Raises ResetNeeded before the first reset."""
-        self._refuse_unready()
-        return record.ledger(self._state, self.facts)
-
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """A picture of each episode so far, uint8 (height, width, 3); None without a render mode.
-
-        Raises:
-            ResetNeeded: before the first reset.
-        """
-        if self._trace is None:
-            gym.logger.warn("render() needs render_mode='rgb_array' at make or make_vec")
-            return None
-        self._refuse_unready()
-        return tuple(self._trace.draw(env) for env in range(self.num_envs))
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Free the networks."""
-        self._engine.close()
-
-    def _refuse_closed(self) -> None:
-        if self.closed:
-            raise ClosedEnvironmentError("this environment was closed: make a new one")
-
-    def _refuse_unready(self) -> None:
-        unready = np.flatnonzero(self._unready).tolist()
-        if unready:
-            raise ResetNeeded(f"environments {unready} were never reset: call reset()")
-
-    def _refuse_ended(self) -> None:
-        if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
-            over = np.flatnonzero(self._over).tolist()
-            raise ResetNeeded(f"the episodes of {over} are over: call reset with a reset_mask in options")
 
     def _refuse_illegal(self, actions: Actions, valid: Bools) -> None:
         if self.strict_actions and not valid.all():

@@ -5,13 +5,15 @@ from enum import IntEnum
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from esper_env.contracts.lifecycle import Stage
 
 HISTORY = 5
 """How many past losses and qualities are kept."""
 
-REWARD_TERMS = ("quality", "harvest", "rent", "churn", "op_cost", "shaping")
-"""Names of the reward's terms, in the order in which they are published."""
+REWARD_TERMS = ("quality", "harvest", "rent", "churn", "op_cost", "shaping", "credit", "rollback")
+"""Names of the reward's own terms, in the order in which they are published."""
 
 Index = Any
 """Anything numpy can index with."""
@@ -25,8 +27,11 @@ class Ramp(IntEnum):
     DOWN = 2
 
 
-def _array(dtype: Any, empty: float, *more: int) -> Any:
-    """A field of this dtype, of this value when empty, with `more` axes after the shared ones."""
+def _array(dtype: Any, empty: float, *more: int | str) -> Any:
+    """A field of this dtype, of this value when empty, with `more` axes after the shared ones.
+
+    An axis whose length is only known at construction is given by its name.
+    """
     return field(metadata={"dtype": np.dtype(dtype), "empty": empty, "more": more})
 
 
@@ -46,11 +51,11 @@ class _Arrays:
     """A record of arrays that all share their leading axes."""
 
     @classmethod
-    def _blank(cls, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    def _blank(cls, shape: tuple[int, ...], **sizes: int) -> dict[str, NDArray[Any]]:
         own = [f for f in fields(cls) if "dtype" in f.metadata]  # type: ignore[arg-type]
+        more = {f.name: [sizes.get(axis, axis) for axis in f.metadata["more"]] for f in own}
         return {
-            f.name: np.full((*shape, *f.metadata["more"]), f.metadata["empty"], f.metadata["dtype"])
-            for f in own
+            f.name: np.full((*shape, *more[f.name]), f.metadata["empty"], f.metadata["dtype"]) for f in own
         }
 
     def clear(self, index: Index) -> None:
@@ -122,11 +127,21 @@ class SlotState(_Arrays):
     """Moving average of its change, in points an epoch; NaN until measured twice."""
     contribution_age: NDArray[np.int64] = _count()
     """Epochs since the last measurement of the contribution."""
+    interaction: NDArray[np.float64] = _array(np.float64, np.nan, "slot")
+    """(env, slot, slot): f(ij) - f(i) - f(j) + f(none) of each pair of live modules, in points; NaN where it
+    was not measured in the last epoch."""
+    shapley: NDArray[np.float64] = _measure()
+    """Shapley value among the live modules, in points; NaN where it was not measured in the last epoch."""
+    shapley_error: NDArray[np.float64] = _measure()
+    """Its standard error in points, 0 where it is exact."""
+    credit: NDArray[np.float64] = _array(np.float64, 0.0)
+    """What the economy holds the module to be worth, in points; a fossil's is that of when it was
+    fossilized."""
 
     @classmethod
     def empty(cls, num_envs: int, num_slots: int) -> Self:
         """All slots dormant."""
-        return cls(**cls._blank((num_envs, num_slots)))
+        return cls(**cls._blank((num_envs, num_slots), slot=num_slots))
 
     def copy(self) -> Self:
         """An independent copy."""
@@ -143,18 +158,33 @@ class SlotState(_Arrays):
         """(env, slot): parameters of modules and gates that are present."""
         return self.module_params + self.gate_params
 
+    @property
+    def live(self) -> NDArray[np.bool_]:
+        """(env, slot): the module influences the host and can still be removed."""
+        return (self.alpha > 0) & (self.stage != Stage.FOSSILIZED)
+
+    @property
+    def interaction_sum(self) -> NDArray[np.float64]:
+        """(env, slot): sum of a module's interactions with other live ones, in points; NaN without any."""
+        measured = ~np.isnan(self.interaction)
+        return np.where(measured.any(axis=-1), np.where(measured, self.interaction, 0.0).sum(axis=-1), np.nan)
+
 
 @dataclass
 class GameState(_Arrays):
     """Everything the rules know about every environment; each array has shape (env,) unless it says so."""
 
     slots: SlotState
+    seed: NDArray[np.int64] = _count()
+    """Episode seed, from which every random number of the episode is made."""
     epoch: NDArray[np.int64] = _count()
     """Epochs trained in this episode."""
     train_flops: NDArray[np.float64] = _array(np.float64, 0.0)
     """Spent on training in this episode, trial and pruned modules included."""
     measure_flops: NDArray[np.float64] = _array(np.float64, 0.0)
     """Spent on validation and counterfactuals in this episode; never charged."""
+    counterfactual_flops: NDArray[np.float64] = _array(np.float64, 0.0)
+    """The counterfactuals' part of it."""
     last_op: NDArray[np.int8] = _array(np.int8, -1)
     """`Op` that was applied last, -1 after a reset."""
     last_success: NDArray[np.bool_] = _flag()
@@ -172,16 +202,38 @@ class GameState(_Arrays):
     quality_history: NDArray[np.float64] = _array(np.float64, np.nan, HISTORY)
     """(env, 5): last validation qualities, newest first."""
 
-    owed: NDArray[np.float64] = _array(np.float64, 0.0, len(REWARD_TERMS))
-    """(env, term): what the sparse reward will pay at the end of the episode."""
+    committed_quality: NDArray[np.float64] = _measure()
+    """With the fossils alone, on the samples of the counterfactuals; NaN while no module is live."""
+    joint_value: NDArray[np.float64] = _measure()
+    """Quality with all live modules less `committed_quality`, in points; NaN while no module is live."""
+
+    good_losses: NDArray[np.float64] = _array(np.float64, np.nan, "window")
+    """(env, window): validation losses of the governor's last good epochs, newest first."""
+    has_learned: NDArray[np.bool_] = _flag()
+    """The validation loss was once clearly below chance."""
+    divergent: NDArray[np.int64] = _count()
+    """Epochs running whose loss was out of bounds."""
+    since_snapshot: NDArray[np.int64] = _count()
+    """Good epochs since the governor's snapshot was taken."""
+    rollbacks: NDArray[np.int64] = _count()
+    """Panics of this episode."""
+    snapshot_has_learned: NDArray[np.bool_] = _flag()
+    """Whether the network of the governor's snapshot had: one that had not can't collapse."""
+
+    owed: NDArray[np.float64] = _array(np.float64, 0.0, "term")
+    """(env, term): what a reward paid at the end of the episode owes so far."""
 
     @classmethod
-    def empty(cls, num_envs: int, num_slots: int) -> Self:
+    def empty(
+        cls, num_envs: int, num_slots: int, *, num_terms: int = len(REWARD_TERMS), window: int = 20
+    ) -> Self:
         """Before any episode."""
-        return cls(slots=SlotState.empty(num_envs, num_slots), **cls._blank((num_envs,)))
+        slots = SlotState.empty(num_envs, num_slots)
+        return cls(slots=slots, **cls._blank((num_envs,), term=num_terms, window=window))
 
-    def begin(self, env: Index, chance_quality: float) -> None:
-        """Start a new episode in the environments `env`, in place."""
+    def begin(self, env: Index, chance_quality: float, seed: ArrayLike = 0) -> None:
+        """Start a new episode in the environments `env`, in place; `seed` (env,) is theirs."""
         self.slots.clear(env)
         self.clear(env)
         self.quality[env] = chance_quality
+        self.seed[env] = seed

@@ -21,8 +21,11 @@ class EpochStats:
     """(env,): mean cross-entropy on the validation split, in nats."""
     val_accuracy: Floats
     """(env,): share in [0, 1]; NaN for language."""
-    contribution: Floats
-    """(env, slot): validation quality with the module minus without it, in points (1 point = 0.01)."""
+    subset_loss: Floats
+    """(env, subset): mean cross-entropy in nats of the variants that were asked for, on the first
+    `counterfactual_size` validation samples; NaN where none was asked for."""
+    subset_accuracy: Floats
+    """(env, subset): share in [0, 1] on the same samples; NaN for language."""
     gradient_norm: Floats
     """(env, slot): root of the summed squares of the module's per-tensor RMS gradient norms."""
     gradient_ratio: Floats
@@ -35,20 +38,25 @@ class EpochStats:
     """(env, slot): RMS(branch output) / RMS(host value) at the slot."""
     probe_passed: Bools
     """(env, slot): the module's probe forward pass was finite and kept the shape."""
+    finite: Bools
+    """(env,): every weight of the network, and every gradient of the epoch, was finite at the end of it."""
     train_flops: Floats
     """(env,): FLOPs spent on training in this epoch, modules included."""
     measure_flops: Floats
     """(env,): FLOPs spent on validation and counterfactuals in this epoch."""
+    counterfactual_flops: Floats
+    """(env,): the counterfactuals' part of it."""
 
     @classmethod
-    def empty(cls, num_envs: int, num_slots: int) -> "EpochStats":
+    def empty(cls, num_envs: int, num_slots: int, num_subsets: int = 0) -> "EpochStats":
         """A record in which nothing was measured."""
-        per_env, per_slot = (num_envs,), (num_envs, num_slots)
-        shapes = {"probe_passed": per_slot, "contribution": per_slot, "delta_ratio": per_slot}
+        per_env, per_slot, per_subset = (num_envs,), (num_envs, num_slots), (num_envs, num_subsets)
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("subset_loss", "subset_accuracy"), per_subset)
+        shapes |= {"probe_passed": per_slot, "delta_ratio": per_slot}
         shapes |= {name: per_slot for name in ("gradient_norm", "gradient_ratio")}
         shapes |= {name: per_slot for name in ("vanishing_share", "exploding_share")}
         values = {name: np.full(shapes.get(name, per_env), np.nan) for name in cls.__dataclass_fields__}
-        values["probe_passed"] = np.zeros(per_slot, dtype=bool)
+        values |= {"probe_passed": np.zeros(per_slot, dtype=bool), "finite": np.zeros(per_env, dtype=bool)}
         return cls(**values)
 
 
@@ -60,6 +68,10 @@ class HarvestStats:
     """(env,): nats."""
     val_accuracy: Floats
     """(env,): share in [0, 1]."""
+    bare_loss: Floats
+    """(env,): validation loss of the host without the modules that were kept, in nats."""
+    bare_accuracy: Floats
+    """(env,): validation accuracy of the host without them, in [0, 1]."""
     test_loss: Floats
     """(env,): nats. For `info` only: no reward and no observation may read it."""
     test_accuracy: Floats

@@ -3,12 +3,13 @@
 Nothing above this layer knows which engine runs or what kind of network grows.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from torch import nn
 
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.state import SlotState
@@ -17,6 +18,10 @@ from esper_env.engine.optimizer import OptimizerConfig
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+SECONDS = ("train_seconds", "validation_seconds", "counterfactual_seconds")
+"""What wall-clock time is spent on, as `Engine.seconds` calls it."""
 
 
 class EngineConfig(BaseModel):
@@ -67,11 +72,39 @@ class Engine(Protocol):
     def epoch(self, playing: Bools) -> None:
         """Train one epoch."""
 
-    def evaluate(self, playing: Bools) -> EpochStats:
-        """Measure what the epoch came to; the one copy from the device to the host of a step."""
+    def evaluate(self, playing: Bools, subsets: Ints) -> EpochStats:
+        """Measure what the epoch came to; the one copy from the device to the host of a step.
+
+        Args:
+            playing: (env,).
+            subsets: (env, subset): variants of the network to measure besides the whole, as bit masks: bit s
+                says that the live module of slot s is on; fossils always are. -1 asks for nothing.
+        """
+
+    def keep(self, envs: Bools) -> None:
+        """Remember host and fossils of these environments: weights, optimizers, norm statistics."""
+
+    def restore(self, envs: Bools) -> EpochStats:
+        """Put back what was kept, and remove every other module. Data streams go on.
+
+        Returns:
+            Validation of what came back, and what that cost; the rest was not measured.
+        """
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """Remove every module that is not fossilized from these environments, and measure what is left."""
+
+    def get_state(self, env: int) -> dict[str, Any]:
+        """All of one environment's network, as tensors on the CPU and plain values; nothing is shared."""
+
+    def set_state(self, env: int, state: Mapping[str, Any]) -> None:
+        """Make one environment's network what `get_state` gave, of this environment or of another."""
+
+    def export(self, env: int) -> nn.Module:
+        """The network of one environment as the harvest would leave it, by itself."""
+
+    def seconds(self) -> dict[str, Floats]:
+        """Wall-clock time of the episodes so far, (env,) for each of `SECONDS`. No part of any state."""
 
     def close(self) -> None:
         """Free what the engine holds."""

@@ -1,6 +1,8 @@
-"""Measuring a network: validation, harvest and what each live module contributes."""
+"""Measuring a network: validation, its variants without some modules, and whether it is finite."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from time import perf_counter
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,18 @@ import torch.nn.functional as F
 from esper_env.slots.grown import GrownModel
 from esper_env.tasks.loader import evaluation_batches
 from esper_env.tasks.task import ImageTask, Split
+
+
+class Measured(NamedTuple):
+    """What a pass over the validation split showed."""
+
+    validation: torch.Tensor
+    """float64 (2,): mean loss in nats and accuracy in [0, 1] on the whole split."""
+    subsets: torch.Tensor
+    """float64 (2, subset): the same of each variant on the first samples; NaN where none was asked for."""
+    counterfactual_seconds: float
+    """Time spent on variants beyond the whole network; on CUDA the time the host waited, for work that may
+    still be running then."""
 
 
 @torch.no_grad()
@@ -28,38 +42,85 @@ def predict(
         without: slots whose modules are switched off.
     """
     model.eval()
-    losses, correct = [], []
-    for x, y in evaluation_batches(task, split, limit):
-        logits = model(x, without=without)
-        losses.append(F.cross_entropy(logits, y, reduction="none"))
-        correct.append(logits.argmax(dim=1) == y)
-    return torch.cat(losses), torch.cat(correct).float()
+    batches = evaluation_batches(task, split, limit)
+    losses, correct = torch.cat([_scores(model(x, without=without), y) for x, y in batches], dim=1)
+    return losses, correct
 
 
-def summary(model: GrownModel, task: ImageTask, split: Split) -> torch.Tensor:
-    """Mean loss in nats and accuracy in [0, 1] on a whole split, (2,)."""
-    loss, correct = predict(model, task, split)
-    return torch.stack([loss.double().mean(), correct.double().mean()])
+def summary(
+    model: GrownModel, task: ImageTask, split: Split, without: frozenset[int] = frozenset()
+) -> torch.Tensor:
+    """Mean loss in nats and accuracy in [0, 1] on a whole split, float64 (2,); arguments as of `predict`."""
+    return torch.stack(predict(model, task, split, without=without)).double().mean(dim=1)
 
 
+@torch.no_grad()
 def measure(
-    model: GrownModel, task: ImageTask, live: Iterable[int], counterfactual_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Validation and leave-one-out contributions.
+    model: GrownModel, task: ImageTask, live: Collection[int], subsets: Sequence[int], size: int
+) -> Measured:
+    """Validate the network, and its variants on the way.
+
+    One pass: the first samples go through the whole network and the variants together, the rest through the
+    whole network alone. Batches are the same whatever is asked for.
 
     Args:
-        model: the network.
-        task: the data.
-        live: slots with alpha above 0 that are not fossilized.
-        counterfactual_size: first samples of the validation split to measure contributions on.
-
-    Returns:
-        (2,): mean validation loss in nats and accuracy in [0, 1]; (slot,): accuracy with the module less
-        accuracy without it, in points, on the same samples; NaN for a slot that is not live.
+        model: put into eval mode.
+        task: its validation split is measured on.
+        live: slots that the variants can switch off.
+        subsets: bit masks, bit s for a live slot s that is on; negative ones ask for nothing.
+        size: first samples of the split to measure variants on.
     """
-    loss, correct = predict(model, task, task.validation)
-    contribution = torch.full((len(model.slots),), torch.nan, dtype=torch.float64, device=task.device)
-    for slot in live:
-        _, without = predict(model, task, task.validation, counterfactual_size, frozenset({slot}))
-        contribution[slot] = 100 * (correct[:counterfactual_size].double().mean() - without.double().mean())
-    return torch.stack([loss.double().mean(), correct.double().mean()]), contribution
+    model.eval()
+    whole = sum(1 << slot for slot in live)
+    scores: dict[int, list[torch.Tensor]] = {whole: []}
+    scores |= {subset: [] for subset in subsets if subset >= 0}
+    seconds = 0.0
+    for x, y in evaluation_batches(task, task.validation, size):
+        variants = model.variants(x, live, scores)
+        _add(scores, y, [next(variants)])
+        began = perf_counter()
+        _add(scores, y, variants)
+        seconds += perf_counter() - began
+    means = torch.full((2, len(subsets)), torch.nan, dtype=torch.float64, device=task.device)
+    for column, subset in enumerate(subsets):
+        if subset >= 0:
+            means[:, column] = _means(scores[subset])
+    rest = [_scores(model(x), y) for x, y in _beyond(task, size)]
+    return Measured(_means(scores[whole] + rest), means, seconds)
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Whether every value is finite, a bool scalar on their device; tensors of integers are.
+
+    Raises:
+        ValueError: no tensor at all.
+    """
+    kept = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if not kept:
+        raise ValueError("there is no tensor of floating point numbers to look at")
+    # The largest value, not the sum of squares, which overflows for numbers that are finite.
+    return torch.stack(torch._foreach_norm(kept, torch.inf)).isfinite().all()
+
+
+def _scores(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """float32 (2, sample): cross-entropy in nats and correctness."""
+    return torch.stack([F.cross_entropy(logits, y, reduction="none"), (logits.argmax(dim=1) == y).float()])
+
+
+def _add(
+    scores: dict[int, list[torch.Tensor]], y: torch.Tensor, variants: Iterable[tuple[int, torch.Tensor]]
+) -> None:
+    for subset, logits in variants:
+        scores[subset].append(_scores(logits, y))
+
+
+def _means(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(parts, dim=1).double().mean(dim=1)
+
+
+def _beyond(task: ImageTask, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of the validation samples after the first `size`."""
+    images, labels = task.validation
+    if size < len(labels):
+        yield from evaluation_batches(task, Split(images[size:], labels[size:]))

@@ -8,7 +8,7 @@ takes for a dense one.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -16,6 +16,7 @@ from math import prod
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper_env.blueprints.catalogue import Blueprint
@@ -80,10 +81,12 @@ def branch_cost(blueprint: Blueprint, place: Place) -> Cost:
     """FLOPs of a blueprint's branch at a place, per sample.
 
     Raises:
-        ValueError: the blueprint doesn't fit, or its branch can't run at this place on torch's meta device.
+        ValueError: the blueprint doesn't fit, or its branch can't run at this place on torch's meta device,
+            or has parameters of no known shape, or makes some in its forward pass.
     """
     branch = build_branch(blueprint, place, key=0)
     try:
+        _refuse_lazy(branch)
         return _cost(branch, place)
     except Exception as error:
         raise ValueError(f"blueprint {blueprint.name!r} doesn't run at {place}: {error}") from error
@@ -98,6 +101,48 @@ def gate_cost(place: Place) -> Cost:
 def host_flops(host: Host) -> int:
     """Training FLOPs of the host alone, per sample."""
     return training_flops(host, torch.empty(_BATCH, *host.input_shape, device="meta")) // _BATCH
+
+
+def segment_flops(host: Host) -> tuple[int, ...]:
+    """Forward FLOPs of each of the host's segments, per sample."""
+    x, flops = torch.empty(_BATCH, *host.input_shape, device="meta"), []
+    with torch.no_grad():
+        for segment in copy.deepcopy(host).to("meta").segments:
+            flops.append(forward_flops(segment, x) // _BATCH)
+            x = segment(x)
+    return tuple(flops)
+
+
+def variant_flops(
+    segments: Sequence[int],
+    slots: Sequence[int],
+    modules: Mapping[int, int],
+    live: Collection[int],
+    subsets: Iterable[int],
+) -> int:
+    """Forward FLOPs of one sample through `GrownModel.variants`, which share what lies before a slot.
+
+    Args:
+        segments: of each of the host's segments.
+        slots: index of each slot's place, ascending.
+        modules: slot -> FLOPs of its module, of those that run.
+        live: slots that can be switched off.
+        subsets: bit masks, bit s for a live slot s that is on.
+    """
+    wanted, known, slot_at = set(subsets), 0, {place: slot for slot, place in enumerate(slots)}
+    paths, total = {subset & known for subset in wanted}, 0
+    for index, flops in enumerate(segments):
+        total += flops * len(paths)
+        slot = slot_at.get(index)
+        if slot is None or slot not in modules:
+            continue
+        if slot in live:
+            known |= 1 << slot
+            paths = {subset & known for subset in wanted}
+            total += modules[slot] * sum(path >> slot & 1 for path in paths)
+        else:
+            total += modules[slot] * len(paths)
+    return total
 
 
 def count_params(module: nn.Module) -> int:
@@ -128,8 +173,8 @@ def describe(
     fits = np.array([[blueprint.fits(place) for blueprint in blueprints] for place in places])
     module_params = np.zeros(fits.shape, dtype=np.int64)
     for slot, index in np.argwhere(fits):
-        module_params[slot, index] = count_params(build_branch(blueprints[index], places[slot], key=0))
         branch_cost(blueprints[index], places[slot])
+        module_params[slot, index] = count_params(build_branch(blueprints[index], places[slot], key=0))
     gate_params = np.array([count_params(build_gate(place, key=0)) for place in places], dtype=np.int64)
     for array in (fits, module_params, gate_params):
         array.setflags(write=False)
@@ -166,8 +211,11 @@ def _count(module: nn.Module, sample: torch.Tensor) -> _Count:
         if isinstance(layer, _COUNTED):
             layer.register_forward_hook(count.add)
     batch = sample.detach().to("meta").requires_grad_(sample.requires_grad)
+    before = count_params(twin)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         output = twin(batch)
+    if count_params(twin) != before:
+        raise ValueError(f"it has {before} parameters when built, {count_params(twin)} after a forward pass")
     rest = counter.get_total_flops() - count.forward
     return _Count(count.forward + rest, count.backward + 2 * rest * int(output.requires_grad))
 
@@ -179,3 +227,9 @@ def _cost(module: nn.Module, place: Place) -> Cost:
     frozen = _count(module.requires_grad_(False), sample)
     totals = (count.forward + count.backward for count in (isolated, blended, frozen))
     return Cost(isolated.forward // _BATCH, *(total // _BATCH for total in totals))
+
+
+def _refuse_lazy(module: nn.Module) -> None:
+    lazy = [name for name, value in module.named_parameters() if isinstance(value, UninitializedParameter)]
+    if lazy:
+        raise ValueError(f"parameters {lazy} have no shape until a forward pass (torch's lazy modules)")

@@ -1,18 +1,22 @@
 """One environment's network in the reference engine: planted, trained and measured in the plainest way."""
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from esper_env.blueprints.catalogue import Blueprint
 from esper_env.contracts.action import Style
 from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.contracts.state import Ramp, SlotState
 from esper_env.contracts.streams import Stream, key
-from esper_env.engine.ledger import Cost, branch_cost, gate_cost
+from esper_env.engine.engine import SECONDS
+from esper_env.engine.evaluate import Measured, all_finite, measure
+from esper_env.engine.ledger import variant_flops
 from esper_env.engine.optimizer import (
     GradientMeter,
     OptimizerConfig,
@@ -22,59 +26,20 @@ from esper_env.engine.optimizer import (
     set_lr,
     shares,
 )
+from esper_env.engine.planted import Planted, on_device, refuse_other_size
 from esper_env.engine.setup import Setup
 from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, probe, seeded
 from esper_env.tasks.loader import train_batches
 
-TRAINED = ("train_loss", "train_accuracy")
+TRAINED = ("train_loss", "train_accuracy", "finite")
 """What an epoch's training shows of an environment, as `EpochStats` calls it."""
 TRAINED_SLOTS = ("gradient_norm", "gradient_ratio", "vanishing_share", "exploding_share", "delta_ratio")
 """What it shows of each slot."""
+HOST = -1
+"""Stands for the host where parts of a network are named by their slot."""
 
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def _on(module: M, device: torch.device) -> M:
-    """Moved to the device, channels last in memory as the images are (see `tasks.loader`)."""
-    return module.to(device).to(memory_format=torch.channels_last)
-
-
-@dataclass
-class Planted:
-    """A module in a slot, and what is needed to train it."""
-
-    graft: Graft
-    planting: int
-    """Which of the slot's modules it is, counted from 1."""
-    blueprint: Blueprint
-    probe_passed: bool
-    """Gate G1."""
-    optimizers: list[torch.optim.SGD]
-    """The branch's, as new as the module, and the gate's once there is one."""
-    stage: Stage = Stage.GERMINATED
-    frozen: bool = False
-    """Alpha ramps down: neither weights nor momentum move."""
-
-    @property
-    def trains(self) -> bool:
-        """Its parameters are updated."""
-        return self.graft.in_graph and not self.frozen
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those of branch and gate."""
-        return list(self.graft.parameters())
-
-    def freeze(self, frozen: bool) -> None:
-        """Stop learning, or go on with it."""
-        self.frozen = frozen
-        self.graft.requires_grad_(not frozen)
-
-    def costs(self, model: GrownModel, slot: int) -> list[Cost]:
-        """FLOPs of its parts."""
-        parts = [branch_cost(self.blueprint, model.place(slot))]
-        return parts + ([gate_cost(model.place(slot))] if self.graft.gate is not None else [])
+Part = tuple[nn.Module, list[torch.optim.SGD]]
+"""Something that is trained, and its optimizers."""
 
 
 class Life:
@@ -90,11 +55,18 @@ class Life:
         self._task, self._config = setup.loaded_task, setup.config
         with seeded(key(seed, Stream.HOST_INIT)):
             host = setup.build_host()
-        self.model = _on(GrownModel(host, setup.slot_places), self._task.device)
+        self.model = on_device(GrownModel(host, setup.slot_places), self._task.device)
         self.planted: dict[int, Planted] = {}
         self.epochs = 0
+        self.seconds = dict.fromkeys(SECONDS, 0.0)
+        """Wall-clock time by what it was spent on, harvest apart; on CUDA the time the host waited."""
         self._host_parameters = list(self.model.host.parameters())
         self._host_optimizer = host_optimizer(self._host_parameters, self._config.optimizer)
+
+    @property
+    def seed(self) -> int:
+        """Episode seed."""
+        return self._seed
 
     def sync(self, slots: SlotState, env: int) -> None:
         """Make the modules what row `env` of the slots says."""
@@ -110,45 +82,71 @@ class Life:
         self.model.remove(slot)
         del self.planted[slot]
 
-    def _plant(self, slot: int, blueprint: Blueprint, planting: int, style: Style) -> Planted:
-        place = self.model.place(slot)
-        branch = build_branch(blueprint, place, key(self._seed, Stream.MODULE_INIT, slot, planting, 0))
-        optimizer = module_optimizer(list(branch.parameters()), self._config.optimizer)
-        planted = Planted(
-            Graft(_on(branch, self._task.device), style),
-            planting,
-            blueprint,
-            probe(branch, place),
-            [optimizer],
-        )
-        self.model.plant(slot, planted.graft)
+    def _plant(self, slot: int, blueprint: int, planting: int, style: Style) -> Planted:
+        kind, place = self._setup.blueprints[blueprint], self.model.place(slot)
+        branch = build_branch(kind, place, key(self._seed, Stream.MODULE_INIT, slot, planting, 0))
+        refuse_other_size(branch, self._setup.facts, slot, blueprint, "when built")
+        graft = Graft(on_device(branch, self._task.device), style)
+        passed = probe(branch, place)
+        refuse_other_size(branch, self._setup.facts, slot, blueprint, "after its probe")
+        planted = Planted(graft, planting, kind, passed, self._optimizers(branch))
+        self.model.plant(slot, graft)
         self.planted[slot] = planted
         return planted
+
+    def _optimizers(self, module: nn.Module) -> list[torch.optim.SGD]:
+        parameters = list(module.parameters())
+        return [module_optimizer(parameters, self._config.optimizer)] if parameters else []
 
     def _follow(self, slots: SlotState, env: int, slot: int) -> None:
         planted = self.planted.get(slot)
         if planted is None:
-            blueprint = self._setup.blueprints[slots.blueprint[env, slot]]
-            planted = self._plant(
-                slot, blueprint, int(slots.planting[env, slot]), Style(slots.style[env, slot])
-            )
-        planted.stage = Stage(slots.stage[env, slot])
-        graft = planted.graft
-        graft.in_graph = planted.stage >= Stage.TRAINING
-        graft.isolated = planted.stage <= Stage.TRAINING
+            blueprint, planting = int(slots.blueprint[env, slot]), int(slots.planting[env, slot])
+            planted = self._plant(slot, blueprint, planting, Style(slots.style[env, slot]))
+        stage, alpha = Stage(slots.stage[env, slot]), float(slots.alpha[env, slot])
+        self._take_part(planted, slot, stage, alpha, bool(slots.ramp[env, slot] == Ramp.DOWN))
+
+    def _take_part(self, planted: Planted, slot: int, stage: Stage, alpha: float, frozen: bool) -> None:
+        """Let a module run, learn and count as its stage says; its gate is born on the way."""
+        planted.stage, graft = stage, planted.graft
+        graft.in_graph = stage >= Stage.TRAINING
+        graft.isolated = stage <= Stage.TRAINING
         graft.detach_input = graft.isolated or self._config.isolation == "always"
-        graft.alpha = float(slots.alpha[env, slot])
+        graft.alpha = alpha
         if graft.style == Style.GATED and not graft.isolated and graft.gate is None:
             self._add_gate(planted, slot)
-        frozen = bool(slots.ramp[env, slot] == Ramp.DOWN)
         if frozen != planted.frozen:
             planted.freeze(frozen)
+
+    def adopt(self, slot: int, described: Mapping[str, Any]) -> None:
+        """Plant the module that `Planted.describe` speaks of, with the weights of its birth."""
+        blueprint = self._setup.facts.blueprints.index(described["blueprint"])
+        planted = self._plant(slot, blueprint, described["planting"], Style(described["style"]))
+        planted.probe_passed = described["probe_passed"]
+        stage, alpha, frozen = Stage(described["stage"]), described["alpha"], described["frozen"]
+        self._take_part(planted, slot, stage, alpha, frozen)
+
+    def parts(self) -> dict[int, Part]:
+        """All that is trained, with its optimizers: the host under `HOST`, each module under its slot."""
+        modules = {slot: (planted.graft, planted.optimizers) for slot, planted in self.planted.items()}
+        return {HOST: (self.model.host, [self._host_optimizer]), **modules}
+
+    @property
+    def fossils(self) -> list[int]:
+        """Slots whose modules are committed."""
+        return [slot for slot, planted in self.planted.items() if planted.stage == Stage.FOSSILIZED]
 
     def _add_gate(self, planted: Planted, slot: int) -> None:
         init = key(self._seed, Stream.MODULE_INIT, slot, planted.planting, 1)
         gate = build_gate(self.model.place(slot), init)
-        planted.graft.gate = _on(gate, self._task.device)
-        planted.optimizers.append(module_optimizer(list(gate.parameters()), self._config.optimizer))
+        planted.graft.gate = on_device(gate, self._task.device)
+        planted.optimizers += self._optimizers(gate)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        self.seconds[name] += perf_counter() - began
 
     def train(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One epoch.
@@ -156,6 +154,10 @@ class Life:
         Returns:
             `TRAINED`, (measure,), and `TRAINED_SLOTS`, (measure, slot), on the device; NaN if not measured.
         """
+        with self._timed("train_seconds"):
+            return self._train()
+
+    def _train(self) -> tuple[torch.Tensor, torch.Tensor]:
         optimizer, epoch_size = self._config.optimizer, self._setup.epoch_size
         self._set_lr(optimizer, optimizer.factor(self.epochs, self._setup.horizon))
         learners = {slot: planted for slot, planted in sorted(self.planted.items()) if planted.trains}
@@ -177,7 +179,8 @@ class Life:
             with torch.no_grad():
                 totals += torch.stack([loss * len(y), (logits.argmax(dim=1) == y).sum()])
         self.epochs += 1
-        return totals / epoch_size, self._slot_measures(host_meter, meters)
+        finite = self._finite((host_meter, *meters.values()))
+        return torch.cat([totals / epoch_size, finite[None]]), self._slot_measures(host_meter, meters)
 
     def _set_lr(self, config: OptimizerConfig, factor: float) -> None:
         set_lr(self._host_optimizer, config.host_lr * factor)
@@ -189,6 +192,16 @@ class Life:
         clip(meter.parameters, meter.add(), self._config.optimizer.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
+
+    def _finite(self, meters: Iterable[GradientMeter]) -> torch.Tensor:
+        """Whether the epoch's gradients, and the weights and norm statistics of what ran in it, are finite.
+
+        A gradient whose squared norm overflows counts as not finite. A module that is not in the graph is not
+        looked at: it can't do harm.
+        """
+        ran = [planted.graft for planted in self.planted.values() if planted.graft.in_graph]
+        parts = [chain(part.parameters(), part.buffers()) for part in (self.model.host, *ran)]
+        return all_finite([*chain(*parts), *(meter.rms() for meter in meters)])
 
     def _slot_measures(self, host_meter: GradientMeter, meters: dict[int, GradientMeter]) -> torch.Tensor:
         """Gradients of modules that can still be removed, and the delta ratio of all that ran."""
@@ -212,29 +225,28 @@ class Life:
     def training_flops(self) -> float:
         """FLOPs of an epoch of the network as it is now."""
         per_sample = self._setup.facts.host_flops
-        for slot, planted in self.planted.items():
-            for cost in planted.costs(self.model, slot):
-                per_sample += self._cost(planted, cost)
+        per_sample += sum(p.training_flops(self.model.place(slot)) for slot, p in self.planted.items())
         return float(per_sample) * self._setup.epoch_size
 
-    def _cost(self, planted: Planted, cost: Cost) -> int:
-        if not planted.graft.in_graph:
-            return 0
-        if planted.frozen:
-            return cost.forward if planted.graft.detach_input else cost.frozen
-        return cost.isolated if planted.graft.detach_input else cost.blended
+    def measure(self, subsets: list[int]) -> Measured:
+        """Validate the network, and the variants that are asked for (`evaluate.measure`)."""
+        with self._timed("validation_seconds"):
+            measured = measure(self.model, self._task, self.live, subsets, self._config.counterfactual_size)
+        self.seconds["counterfactual_seconds"] += measured.counterfactual_seconds
+        self.seconds["validation_seconds"] -= measured.counterfactual_seconds
+        return measured
 
-    def measuring_flops(self) -> float:
-        """FLOPs of validating the network as it is now, and once more without each live module."""
+    def measuring_flops(self, subsets: list[int]) -> tuple[float, float]:
+        """FLOPs of validating the network as it is now, and of the variants beyond that."""
         active = {slot: planted for slot, planted in self.planted.items() if planted.graft.alpha > 0}
-        own = {
-            slot: sum(c.forward for c in planted.costs(self.model, slot)) for slot, planted in active.items()
-        }
-        whole = self._setup.host_forward_flops + sum(own.values())
-        counterfactual = sum(whole - own[slot] for slot in self.live)
-        return float(
-            whole * self._task.validation.num_samples + counterfactual * self._config.counterfactual_size
-        )
+        modules = {slot: p.forward_flops(self.model.place(slot)) for slot, p in active.items()}
+        network, slots = self._setup.segment_flops, self.model.slots
+        mask = sum(1 << slot for slot in self.live)
+        whole = variant_flops(network, slots, modules, self.live, [mask])
+        wanted = {mask, *(subset for subset in subsets if subset >= 0)}
+        variants = variant_flops(network, slots, modules, self.live, wanted)
+        samples = self._task.validation.num_samples
+        return float(whole * samples), float((variants - whole) * self._config.counterfactual_size)
 
     @property
     def live(self) -> list[int]:

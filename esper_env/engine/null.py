@@ -1,17 +1,21 @@
 """An engine that trains nothing: the real rules over injected statistics, for tests of rules and agents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from esper_env.contracts.lifecycle import HAS_MODULE, IS_BLENDED, Stage
+from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.contracts.state import Ramp, SlotState
 from esper_env.contracts.stats import EpochStats, HarvestStats
+from esper_env.engine.engine import SECONDS
 from esper_env.engine.setup import Setup
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 Script = Callable[[SlotState, Ints], EpochStats]
 """(slots, epochs trained so far (env,)) -> what the epoch is said to have shown."""
@@ -26,7 +30,6 @@ def plausible(slots: SlotState, epochs: Ints) -> EpochStats:
     stats.train_loss, stats.train_accuracy = stats.val_loss - 0.05, stats.val_accuracy
     trains = (slots.stage >= Stage.TRAINING) & HAS_MODULE[slots.stage]
     measured = trains & (slots.stage != Stage.FOSSILIZED) & (slots.ramp != Ramp.DOWN)
-    stats.contribution = np.where(IS_BLENDED[slots.stage] & (slots.alpha > 0), blended, np.nan)
     for name, value in (
         ("gradient_norm", 0.5),
         ("gradient_ratio", 1.0),
@@ -35,7 +38,7 @@ def plausible(slots: SlotState, epochs: Ints) -> EpochStats:
     ):
         setattr(stats, name, np.where(measured, value, np.nan))
     stats.delta_ratio = np.where(trains, 1.0, np.nan)
-    stats.probe_passed = HAS_MODULE[slots.stage]
+    stats.probe_passed, stats.finite = HAS_MODULE[slots.stage], np.ones(len(epochs), dtype=bool)
     return stats
 
 
@@ -66,28 +69,70 @@ class NullEngine:
         """See `Engine`."""
         self._epochs += playing
 
-    def evaluate(self, playing: Bools) -> EpochStats:
-        """See `Engine`. Training costs what the host alone would cost."""
+    def evaluate(self, playing: Bools, subsets: Ints) -> EpochStats:
+        """See `Engine`. Training costs what the host alone would; the script is asked for variants too."""
         stats = self.script(self._slots, self._epochs)
         stats.train_flops = np.full(len(playing), float(self.facts.host_flops * self.epoch_size))
-        stats.measure_flops = np.zeros(len(playing))
+        stats.measure_flops, stats.counterfactual_flops = np.zeros(len(playing)), np.zeros(len(playing))
+        variants = [self.script(self._only(subset), self._epochs) for subset in subsets.T]
+        for name in ("loss", "accuracy"):
+            columns = [getattr(variant, f"val_{name}") for variant in variants]
+            values = np.array(columns).reshape(subsets.T.shape).T
+            setattr(stats, f"subset_{name}", np.where(subsets >= 0, values, np.nan))
+        return stats
+
+    def _only(self, subset: Ints) -> SlotState:
+        """The slots with alpha 0 wherever a live module is not in the subset (env,)."""
+        slots, bits = self._slots.copy(), 1 << np.arange(self._slots.stage.shape[1])
+        slots.alpha[slots.live & (subset[:, None] & bits == 0)] = 0.0
+        return slots
+
+    def _committed(self) -> SlotState:
+        """The slots with the fossils alone."""
+        kept = self._slots.copy()
+        kept.remove_module(kept.stage != Stage.FOSSILIZED)
+        kept.stage[kept.stage != Stage.FOSSILIZED] = Stage.DORMANT
+        return kept
+
+    def keep(self, envs: Bools) -> None:
+        """See `Engine`. There is nothing to keep."""
+
+    def restore(self, envs: Bools) -> EpochStats:
+        """See `Engine`. What comes back is what the script says of the fossils alone."""
+        stats, kept = EpochStats.empty(*self._slots.stage.shape), self.script(self._committed(), self._epochs)
+        stats.val_loss[envs], stats.val_accuracy[envs] = kept.val_loss[envs], kept.val_accuracy[envs]
+        stats.measure_flops[envs] = 0.0
         return stats
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """See `Engine`."""
-        kept = self._slots.copy()
-        kept.remove_module(kept.stage != Stage.FOSSILIZED)
-        kept.stage[kept.stage != Stage.FOSSILIZED] = Stage.DORMANT
-        stats, harvest = self.script(kept, self._epochs), HarvestStats.empty(len(ending))
-        harvest.val_loss[ending], harvest.val_accuracy[ending] = (
-            stats.val_loss[ending],
-            stats.val_accuracy[ending],
-        )
-        harvest.test_loss[ending], harvest.test_accuracy[ending] = (
-            stats.val_loss[ending],
-            stats.val_accuracy[ending],
-        )
+        harvest, bare = HarvestStats.empty(len(ending)), SlotState.empty(*self._slots.stage.shape)
+        kept = self._committed()
+        for name, slots in (("val", kept), ("test", kept), ("bare", bare)):
+            stats = self.script(slots, self._epochs)
+            getattr(harvest, f"{name}_loss")[ending] = stats.val_loss[ending]
+            getattr(harvest, f"{name}_accuracy")[ending] = stats.val_accuracy[ending]
         return harvest
+
+    def get_state(self, env: int) -> dict[str, Any]:
+        """See `Engine`."""
+        return {"epochs": int(self._epochs[env])}
+
+    def set_state(self, env: int, state: Mapping[str, Any]) -> None:
+        """See `Engine`."""
+        self._epochs[env] = state["epochs"]
+
+    def export(self, env: int) -> nn.Module:
+        """See `Engine`.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("engine='null' trains nothing: it has no network to export")
+
+    def seconds(self) -> dict[str, Floats]:
+        """See `Engine`."""
+        return {name: np.zeros(len(self._epochs)) for name in SECONDS}
 
     def close(self) -> None:
         """See `Engine`."""

@@ -3,21 +3,27 @@
 It does the obvious thing throughout, so that every faster engine can be held against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from esper_env.contracts.lifecycle import Stage
 from esper_env.contracts.state import SlotState
 from esper_env.contracts.stats import EpochStats, HarvestStats
+from esper_env.engine import snapshot
+from esper_env.engine.engine import SECONDS
 from esper_env.engine.evaluate import measure, summary
+from esper_env.engine.export import export
 from esper_env.engine.life import TRAINED, TRAINED_SLOTS, Life
 from esper_env.engine.setup import Setup
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class ReferenceEngine:
@@ -34,6 +40,7 @@ class ReferenceEngine:
         self._lives: list[Life | None] = [None] * num_envs
         self._trained: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._train_flops = np.zeros(num_envs)
+        self._kept: dict[int, snapshot.Snapshot] = {}
 
     def life(self, env: int) -> Life:
         """The network of one environment.
@@ -62,50 +69,98 @@ class ReferenceEngine:
             self._train_flops[env] = self.life(env).training_flops()
             self._trained[env] = self.life(env).train()
 
-    def evaluate(self, playing: Bools) -> EpochStats:
+    def evaluate(self, playing: Bools, subsets: Ints) -> EpochStats:
         """See `Engine`."""
-        stats = EpochStats.empty(len(self._lives), self.facts.num_slots)
+        stats = EpochStats.empty(len(self._lives), self.facts.num_slots, subsets.shape[1])
         envs = np.flatnonzero(playing).tolist()
         if not envs:
             return stats
-        rows = torch.stack([self._measure(env) for env in envs]).cpu().numpy()
-        num_env, num_slot = len(TRAINED) + 2, self.facts.num_slots
-        for column, name in enumerate((*TRAINED, "val_loss", "val_accuracy")):
-            getattr(stats, name)[envs] = rows[:, column]
-        for block, name in enumerate((*TRAINED_SLOTS, "contribution")):
-            start = num_env + block * num_slot
-            getattr(stats, name)[envs] = rows[:, start : start + num_slot]
+        asked = {env: subsets[env].tolist() for env in envs}
+        rows = torch.stack([self._measure(env, asked[env]) for env in envs]).cpu().numpy()
+        names = (*TRAINED, "val_loss", "val_accuracy", "subset_loss", "subset_accuracy", *TRAINED_SLOTS)
+        start = 0
+        for name in names:
+            kept = getattr(stats, name)
+            width = int(np.prod(kept.shape[1:]))
+            kept[envs] = rows[:, start : start + width].reshape(len(envs), *kept.shape[1:])
+            start += width
         stats.train_flops[envs] = self._train_flops[envs]
-        stats.measure_flops[envs] = [self.life(env).measuring_flops() for env in envs]
         for env in envs:
+            validation, variants = self.life(env).measuring_flops(asked[env])
+            stats.measure_flops[env], stats.counterfactual_flops[env] = validation + variants, variants
             for slot, planted in self.life(env).planted.items():
                 stats.probe_passed[env, slot] = planted.probe_passed
         return stats
 
-    def _measure(self, env: int) -> torch.Tensor:
+    def _measure(self, env: int, subsets: list[int]) -> torch.Tensor:
         """All measurements of one environment as one float64 vector on the device."""
-        life, task = self.life(env), self._setup.loaded_task
-        validation, contribution = measure(
-            life.model, task, life.live, self._setup.config.counterfactual_size
-        )
         trained, slots = self._trained.pop(env)
-        return torch.cat([trained.double(), validation, slots.double().flatten(), contribution])
+        measured = self.life(env).measure(subsets)
+        parts = (trained, measured.validation, measured.subsets, slots)
+        return torch.cat([part.double().flatten() for part in parts])
+
+    def seconds(self) -> dict[str, Floats]:
+        """See `Engine`. The harvest is in none of them; NaN where there is no network."""
+        spent = [life.seconds if life else dict.fromkeys(SECONDS, np.nan) for life in self._lives]
+        return {name: np.array([each[name] for each in spent]) for name in SECONDS}
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """See `Engine`."""
-        stats, task = HarvestStats.empty(len(self._lives)), self._setup.loaded_task
+        stats = HarvestStats.empty(len(self._lives))
         for env in np.flatnonzero(ending).tolist():
             life = self.life(env)
             for slot, planted in list(life.planted.items()):
                 if planted.stage != Stage.FOSSILIZED:
                     life.remove(slot)
-            both = [summary(life.model, task, split) for split in (task.validation, task.test)]
-            stats.val_loss[env], stats.val_accuracy[env], stats.test_loss[env], stats.test_accuracy[env] = (
-                torch.cat(both).tolist()
-            )
+            for name, measured in self._harvested(life).items():
+                loss, accuracy = measured.tolist()
+                getattr(stats, f"{name}_loss")[env] = loss
+                getattr(stats, f"{name}_accuracy")[env] = accuracy
         return stats
+
+    def _harvested(self, life: Life) -> dict[str, torch.Tensor]:
+        """Loss and accuracy of what is left, on validation and test, and of its host alone on validation.
+
+        Validated in the batches of every epoch, so that an unchanged network has the same quality.
+        """
+        task, size = self._setup.loaded_task, self._setup.config.counterfactual_size
+        validation = measure(life.model, task, (), (), size).validation
+        test, fossils = summary(life.model, task, task.test), frozenset(life.fossils)
+        bare = summary(life.model, task, task.validation, fossils) if fossils else validation
+        return {"val": validation, "bare": bare, "test": test}
+
+    def keep(self, envs: Bools) -> None:
+        """See `Engine`. What is kept stays on the device."""
+        for env in np.flatnonzero(envs).tolist():
+            self._kept[env] = snapshot.keep(self.life(env))
+
+    def restore(self, envs: Bools) -> EpochStats:
+        """See `Engine`."""
+        stats = EpochStats.empty(len(self._lives), self.facts.num_slots)
+        for env in np.flatnonzero(envs).tolist():
+            life = self.life(env)
+            snapshot.restore(life, self._kept[env])
+            stats.val_loss[env], stats.val_accuracy[env] = life.measure([]).validation.tolist()
+            stats.measure_flops[env] = life.measuring_flops([])[0]
+        return stats
+
+    def get_state(self, env: int) -> dict[str, Any]:
+        """See `Engine`."""
+        return {"life": snapshot.get_state(self.life(env)), "kept": snapshot.on_cpu(self._kept[env])}
+
+    def set_state(self, env: int, state: Mapping[str, Any]) -> None:
+        """See `Engine`."""
+        life, kept = snapshot.from_state(self._setup, state["life"]), snapshot.on_cpu(state["kept"])
+        self._lives[env], self._kept[env] = life, kept
+
+    def export(self, env: int) -> nn.Module:
+        """See `Engine`, and `esper_env.engine.export`."""
+        life = self.life(env)
+        fossils = {slot: life.planted[slot].blueprint.name for slot in life.fossils}
+        return export(life.model, fossils, self._setup.loaded_task)
 
     def close(self) -> None:
         """See `Engine`."""
         self._lives = [None] * len(self._lives)
         self._trained.clear()
+        self._kept.clear()

@@ -8,7 +8,7 @@ import torch
 from esper_env.blueprints.catalogue import Blueprint, catalogue
 from esper_env.contracts.facts import HostFacts
 from esper_env.engine.engine import EngineConfig
-from esper_env.engine.ledger import describe, forward_flops
+from esper_env.engine.ledger import describe, segment_flops
 from esper_env.hosts.cnn import build_host
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
@@ -30,8 +30,8 @@ class Setup:
     blueprints: tuple[Blueprint, ...]
     """The catalogue, in the order of the action's blueprint index."""
     facts: HostFacts
-    host_forward_flops: int
-    """FLOPs of one sample through the host alone."""
+    segment_flops: tuple[int, ...]
+    """FLOPs of one sample through each of the host's segments, forward."""
     epoch_size: int
     """Training samples an epoch."""
     provenance: str
@@ -95,7 +95,7 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
         slot_places=places,
         blueprints=blueprints,
         facts=facts,
-        host_forward_flops=forward_flops(sample, torch.empty(2, *input_shape, device="meta")) // 2,
+        segment_flops=segment_flops(sample),
         epoch_size=epoch_size,
         provenance=loaded.provenance if loaded else "no data: nothing is trained",
         task=loaded,

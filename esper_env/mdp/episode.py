@@ -32,6 +32,14 @@ class EpisodeSeeds:
         self._episodes[env] += 1
         return key(root, Stream.EPISODE, number)
 
+    def row(self, env: int) -> tuple[int | None, int]:
+        """Where the series of an environment stands: its root, None before the first episode, and a count."""
+        return self._roots[env], self._episodes[env]
+
+    def set_row(self, env: int, row: tuple[int | None, int]) -> None:
+        """Go on with the series that `row` gave."""
+        self._roots[env], self._episodes[env] = row
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -45,18 +53,29 @@ class Limits:
     """Training FLOPs of the static host over the whole horizon."""
     max_steps: int | None
     """Steps after which it is truncated."""
+    max_panics: int
+    """Panic with which the governor ends it."""
 
     @classmethod
     def of(
-        cls, facts: HostFacts, epoch_size: int, horizon: int, budget: float | None, max_steps: int | None
+        cls,
+        facts: HostFacts,
+        epoch_size: int,
+        *,
+        horizon: int,
+        compute_budget: float | None,
+        max_steps: int | None,
+        max_panics: int,
     ) -> "Limits":
         """The limits of an environment whose compute budget is a multiple of the static host's cost."""
         static = float(facts.host_flops) * epoch_size * horizon
-        return cls(horizon, np.inf if budget is None else budget * static, static, max_steps)
+        compute = np.inf if compute_budget is None else compute_budget * static
+        return cls(horizon, compute, static, max_steps, max_panics)
 
     def terminated(self, state: GameState, played: Bools) -> Bools:
         """(env,): the task itself ended with this epoch."""
-        return played & ((state.epoch >= self.horizon) | (state.train_flops >= self.compute))
+        spent = (state.epoch >= self.horizon) | (state.train_flops >= self.compute)
+        return played & (spent | (state.rollbacks >= self.max_panics))
 
     def truncated(self, state: GameState, played: Bools) -> Bools:
         """(env,): a limit from outside was reached."""

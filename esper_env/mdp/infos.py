@@ -1,6 +1,6 @@
 """What is published besides the observation, in Gymnasium's vector form: arrays with a boolean partner."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import Stage
-from esper_env.contracts.state import REWARD_TERMS, GameState
+from esper_env.contracts.state import GameState
 from esper_env.contracts.stats import HarvestStats
 from esper_env.mdp.masks import Masks
 
@@ -26,9 +26,11 @@ END_KEYS = (
     "test_loss",
     "param_ratio",
     "flops_ratio",
+    "rollbacks",
 )
 """Measured when an episode ends: on the harvested model's validation and test splits; its parameters over the
-host's; training FLOPs spent over what the static host spends in a whole horizon."""
+host's; training FLOPs spent over what the static host spends in a whole horizon; how often the governor put
+an earlier network back."""
 
 
 def end_values(
@@ -44,7 +46,11 @@ def end_values(
         static_flops: What the static host spends on training over the horizon.
     """
     fossils = np.where(state.slots.stage == Stage.FOSSILIZED, state.slots.params, 0).sum(axis=1)
-    ratios = (1 + fossils / facts.host_params, state.train_flops / static_flops)
+    ratios = (
+        1 + fossils / facts.host_params,
+        state.train_flops / static_flops,
+        state.rollbacks.astype(float),
+    )
     measured = (harvest.val_accuracy, harvest.val_loss, harvest.test_accuracy, harvest.test_loss)
     return {
         key: np.where(terminated, value, np.nan)
@@ -56,7 +62,7 @@ def build(
     state: GameState,
     masks: Masks,
     valid: Bools,
-    terms: Mapping[str, Floats] | None,
+    terms: Mapping[str, Floats] | Sequence[str],
     end: Mapping[str, Floats] | None,
 ) -> Info:
     """One info with every key, of fresh arrays.
@@ -65,7 +71,7 @@ def build(
         state: As observed.
         masks: As published.
         valid: (env,): the action was legal (True where none was played).
-        terms: Of the reward returned by the same call; None on a reset, which returns none.
+        terms: Of the reward returned by the same call; their names alone on a reset, which returns none.
         end: From `end_values`; None on a reset, which ends nothing.
     """
     everywhere, missing = np.ones(len(valid), dtype=bool), np.full(len(valid), np.nan)
@@ -77,10 +83,11 @@ def build(
         ("action_valid", valid),
     ):
         _put(info, key, mask, everywhere)
-    rewarded = everywhere if terms is not None else ~everywhere
+    paid = terms if isinstance(terms, Mapping) else dict.fromkeys(terms, missing)
+    rewarded = everywhere if isinstance(terms, Mapping) else ~everywhere
     info["reward_terms"] = {}
-    for name in REWARD_TERMS:
-        _put(info["reward_terms"], name, missing if terms is None else terms[name], rewarded)
+    for name, value in paid.items():
+        _put(info["reward_terms"], name, value, rewarded)
     info["_reward_terms"] = rewarded.copy()
     for key in EPOCH_KEYS:
         _put_measured(info, key, getattr(state, key))

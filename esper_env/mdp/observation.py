@@ -11,9 +11,10 @@ from esper_env.contracts.action import Style
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import HAS_MODULE, Op, Stage
 from esper_env.contracts.state import HISTORY, GameState, Ramp
+from esper_env.mdp.episode import Limits
 from esper_env.mdp.masks import BudgetConfig, committed_params
 
-OBSERVATION_VERSION = 1
+OBSERVATION_VERSION = 2
 """Raised whenever a feature is added, removed, moved or changed."""
 
 MISSING = -1.0
@@ -29,9 +30,7 @@ class View:
     state: GameState
     facts: HostFacts
     budget: BudgetConfig
-    horizon: int
-    compute_limit: float
-    """Training FLOPs of the compute budget; infinite when there is none."""
+    limits: Limits
     freshness: float
     """Factor by which a contribution's freshness falls an epoch."""
 
@@ -71,8 +70,9 @@ def _loss(x: Array) -> Array:
 
 
 def _finite(x: Array) -> Array:
-    """Infinity as the largest number, so that it can be subtracted from itself."""
-    return np.minimum(x, np.finfo(np.float64).max)
+    """Infinity as a very large number, so that it can be subtracted from itself."""
+    most = np.finfo(np.float64).max / 2
+    return np.clip(x, -most, most)
 
 
 def _quality(x: Array) -> Array:
@@ -107,28 +107,40 @@ def _place(read: Callable[[Any], float]) -> Callable[[View], Array]:
     return lambda v: np.tile([read(p) for p in v.facts.places], (len(v.state.epoch), 1))
 
 
+def _evaluated(v: View) -> Array:
+    """False after a reset alone: what a rollback puts back is measured."""
+    return ~np.isnan(v.state.val_loss)
+
+
+def _interaction(v: View) -> Array:
+    with np.errstate(invalid="ignore"):  # opposite infinities have no sum: it counts as not measured
+        return v.state.slots.interaction_sum
+
+
 def _has_module(v: View) -> Array:
     return HAS_MODULE[v.state.slots.stage]
 
 
 BASE_FEATURES: tuple[Feature, ...] = (
-    Feature("epoch", 0, 1, 1, lambda v: v.state.epoch / v.horizon, "epochs trained / horizon"),
+    Feature("epoch", 0, 1, 1, lambda v: v.state.epoch / v.limits.horizon, "epochs trained / horizon"),
     Feature("params_left", 0, 1, 1, _params_left, "share of the parameter budget left, 1 when there is none"),
-    Feature("compute_left", 0, 1, 1, lambda v: 1 - v.state.train_flops / v.compute_limit,
+    Feature("compute_left", 0, 1, 1, lambda v: 1 - v.state.train_flops / v.limits.compute,
             "share of the compute budget left, 1 when there is none"),
-    Feature("evaluated", 0, 1, 1, lambda v: v.state.epoch > 0, "1 once an epoch has been measured"),
+    Feature("panics_left", 0, 1, 1, lambda v: 1 - v.state.rollbacks / v.limits.max_panics,
+            "share of the rollbacks left; the episode ends with the last"),
+    Feature("evaluated", 0, 1, 1, _evaluated, "1 when the network was measured, 0 after a reset"),
     Feature("val_loss", -1, 1, 7, lambda v: _loss(v.state.val_loss),
-            "symlog(validation loss), -1 before the first epoch"),
+            "symlog(validation loss), -1 where not measured (see evaluated)"),
     Feature("val_quality", -1, 1, 1,
-            lambda v: np.where(v.state.epoch > 0, _quality(v.state.quality), MISSING),
-            "validation quality, -1 before the first epoch"),
+            lambda v: np.where(_evaluated(v), _quality(v.state.quality), MISSING),
+            "validation quality, -1 where not measured (see evaluated)"),
     Feature("loss_history", -1, 1, 7, lambda v: _loss(v.state.loss_history),
             "symlog(last five validation losses), newest first, -1 where missing", width=HISTORY),
     Feature("quality_history", -1, 1, 1, lambda v: _quality(v.state.quality_history),
             "last five validation qualities, newest first, -1 where missing", width=HISTORY),
     Feature("generalization_gap", -1, 1, 7,
             lambda v: _known(symlog(_finite(v.state.val_loss) - _finite(v.state.train_loss)), 0.0),
-            "symlog(validation loss - train loss), 0 before the first epoch (see evaluated)"),
+            "symlog(validation loss - train loss), 0 where not measured (see evaluated)"),
     Feature("training_share", 0, 1, 1, _share_of(Stage.TRAINING), "share of slots in TRAINING"),
     Feature("blending_share", 0, 1, 1, _share_of(Stage.BLENDING), "share of slots in BLENDING"),
     Feature("holding_share", 0, 1, 1, _share_of(Stage.HOLDING), "share of slots in HOLDING"),
@@ -169,6 +181,10 @@ SLOT_FEATURES: tuple[Feature, ...] = (
     Feature("contribution_velocity", -1, 1, np.log(101),
             lambda v: _known(symlog(v.state.slots.contribution_velocity), np.log(101) * MISSING),
             "symlog(average change of the contribution in points an epoch), -1 until measured twice"),
+    Feature("interaction_measured", 0, 1, 1, lambda v: ~np.isnan(_interaction(v)),
+            "1 when interactions with other live modules were measured in the last epoch"),
+    Feature("interaction", -1, 1, np.log(101), lambda v: _known(symlog(_interaction(v)), 0.0),
+            "symlog(sum of the interactions with the other live modules, in points)"),
     Feature("freshness", 0, 1, 1,
             lambda v: ~np.isnan(v.state.slots.contribution) * v.freshness**v.state.slots.contribution_age,
             "`record.freshness` ^ (epochs since the contribution was measured), 0 if never"),
@@ -184,9 +200,9 @@ SLOT_FEATURES: tuple[Feature, ...] = (
     Feature("exploding", 0, 1, 1, _slot("exploding"), "1 when a tensor's gradient exploded"),
     Feature("delta_ratio", -1, 1, 7, lambda v: _known(symlog(v.state.slots.delta_ratio), 7 * MISSING),
             "symlog(RMS of the branch's output / RMS of the host's value), -1 where not measured"),
-    Feature("epochs_in_stage", 0, 1, 1, lambda v: v.state.slots.epochs_in_stage / v.horizon,
+    Feature("epochs_in_stage", 0, 1, 1, lambda v: v.state.slots.epochs_in_stage / v.limits.horizon,
             "epochs in this stage / horizon"),
-    Feature("age", 0, 1, 1, lambda v: v.state.slots.age / v.horizon, "age of the module / horizon"),
+    Feature("age", 0, 1, 1, lambda v: v.state.slots.age / v.limits.horizon, "age of the module / horizon"),
     Feature("module_params", 0, 1, np.log(101), lambda v: symlog(v.state.slots.params / v.facts.host_params),
             "symlog(parameters of module and gate / parameters of the host)"),
     Feature("blueprint", 0, 1, 1, lambda v: _one_hot(v.state.slots.blueprint, v.facts.num_blueprints),

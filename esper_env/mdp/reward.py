@@ -1,113 +1,90 @@
-"""The reward: named terms times prices. A mode says which sums are paid when."""
+"""The reward: what one step changed, term by term, times its price."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from esper_env.contracts.facts import HostFacts
-from esper_env.contracts.lifecycle import Op, Stage
-from esper_env.contracts.state import REWARD_TERMS, GameState, SlotState
+from esper_env.contracts.lifecycle import Stage
+from esper_env.contracts.state import GameState, SlotState
+from esper_env.mdp.credit import settled
+from esper_env.mdp.prices import OWN_TERMS, RewardConfig
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-class RewardConfig(BaseModel):
-    """Prices, in reward a unit. One point is one percent of validation quality."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    mode: Literal["dense", "sparse"] = "dense"
-    """`dense` pays every term as it falls due, `sparse` the same sum once, at the end of an episode."""
-    gamma: float = Field(1.0, gt=0, le=1)
-    """Discount: used by shaping and by the sparse sum, and the default of every agent."""
-    quality: float = Field(100.0, ge=0)
-    """For one unit of validation quality gained in a step (so 1 a point)."""
-    harvest: float = Field(100.0, ge=0)
-    """For one unit of quality that the harvested model has above the grown one, at the end."""
-    rent: float = Field(2.0, ge=0)
-    """Over a whole horizon, for each unit of ln(1 + module parameters / host parameters)."""
-    rent_cap: float = Field(10.0, gt=0)
-    """Largest growth, in host sizes, for which rent is taken."""
-    churn: float = Field(0.2, ge=0)
-    """For a squared change of alpha of 1 of a module as large as the host."""
-    churn_cap: float = Field(1.0, ge=0)
-    """Largest churn in one step."""
-    germinate_cost: float = Field(0.15, ge=0)
-    """For a GERMINATE."""
-    set_alpha_target_cost: float = Field(0.005, ge=0)
-    """For a SET_ALPHA_TARGET."""
-    prune_cost: float = Field(0.05, ge=0)
-    """For a PRUNE."""
-    fossilize_cost: float = Field(0.01, ge=0)
-    """For a FOSSILIZE."""
-    advance_cost: float = Field(0.0, ge=0)
-    """For an ADVANCE."""
-    shaping: float = Field(0.3, ge=0)
-    """For one unit of stage potential."""
-    potentials: Mapping[Literal["GERMINATED", "TRAINING", "BLENDING", "HOLDING", "FOSSILIZED"], float] = {
-        "GERMINATED": 1.0,
-        "TRAINING": 2.0,
-        "BLENDING": 3.5,
-        "HOLDING": 5.5,
-        "FOSSILIZED": 6.0,
-    }
-    """Stage potential of a slot; a stage that is not named has 0."""
-
-    def op_costs(self) -> Floats:
-        """(op,): what each op costs."""
-        costs = {op: getattr(self, f"{op.name.lower()}_cost", 0.0) for op in Op}
-        return np.array([costs[op] for op in Op])
-
-
 @dataclass(frozen=True)
-class Change:
-    """What one step changed, as far as it is priced."""
+class StepChange:
+    """What one step changed, as far as it can be priced. It holds no figure of the test split."""
 
     before: SlotState
     """Slots at the beginning of the step."""
-    after: SlotState
+    trained: SlotState
     """Slots during the step's epoch."""
-    quality_before: Floats
-    """(env,): validation quality before the epoch, in [0, 1]."""
-    quality_after: Floats
-    """(env,): validation quality after the epoch."""
+    after: SlotState
+    """Slots as they are observed: other than `trained` where the governor rolled back."""
     op: NDArray[np.int64]
     """(env,): the op that was applied."""
+    quality_before: Floats
+    """(env,): validation quality before the epoch, in [0, 1]; that of guessing before the first one."""
+    quality_after: Floats
+    """(env,): validation quality after the epoch; the snapshot's after a rollback."""
+    harvested: Floats
+    """(env,): validation quality of the harvested model; NaN where the episode goes on."""
+    bare: Floats
+    """(env,): the same of its host alone, without the fossils; NaN where the episode goes on."""
     terminated: Bools
     """(env,)."""
+    panicked: Bools
+    """(env,): the governor rolled back."""
 
 
-def terms(
-    change: Change, harvested: Floats, facts: HostFacts, config: RewardConfig, horizon: int
-) -> dict[str, Floats]:
-    """What one step is worth, term by term, each of shape (env,). The sum is the dense reward.
+def terms(change: StepChange, facts: HostFacts, config: RewardConfig, horizon: int) -> dict[str, Floats]:
+    """What one step is worth, term by term, each of shape (env,).
 
     Args:
         change: The step.
-        harvested: (env,): quality of the harvested model; read where the episode was terminated.
-        facts: Sizes.
+        facts: Sizes, and the quality of guessing.
         config: Prices.
         horizon: Epochs of an episode.
+
+    Raises:
+        ValueError: a term of the user's own is not a finite array of shape (env,).
     """
-    growth = change.after.params.sum(axis=1) / facts.host_params
-    lost = np.where(change.terminated, harvested - change.quality_after, 0.0)
+    harvested = np.nan_to_num(change.harvested, nan=facts.chance_quality)
+    end = config.harvest * (harvested - change.quality_after)
+    end = end + config.outcome * (harvested - facts.chance_quality)
+    growth = change.trained.params.sum(axis=1) / facts.host_params
+    own = {name: price * _own(name, change, facts) for name, price in config.own.items()}
     return {
         "quality": config.quality * (change.quality_after - change.quality_before),
-        "harvest": config.harvest * lost,
+        "harvest": np.where(change.terminated, end, 0.0),
         "rent": -(config.rent / horizon) * np.log1p(np.minimum(growth, config.rent_cap)),
-        "churn": -_churn(change.before, change.after, facts, config),
-        "op_cost": -config.op_costs()[change.op],
+        "churn": -_churn(change, facts, config),
+        "op_cost": -config.op_cost * config.op_costs()[change.op],
         "shaping": _shaping(change, config),
+        "credit": config.credit * _credit_won(change, config),
+        "rollback": -config.rollback * change.panicked,
+        **own,
     }
 
 
-def _churn(before: SlotState, after: SlotState, facts: HostFacts, config: RewardConfig) -> Floats:
-    """A module that was removed in the step counts with the size it had."""
+def _own(name: str, change: StepChange, facts: HostFacts) -> Floats:
+    shape = change.terminated.shape
+    amount = np.asarray(OWN_TERMS[name](deepcopy(change), facts), dtype=np.float64)
+    if amount.shape != shape or not np.isfinite(amount).all():
+        raise ValueError(f"reward term {name!r} gave {amount}: a finite array of shape {shape} is required")
+    return amount
+
+
+def _churn(change: StepChange, facts: HostFacts, config: RewardConfig) -> Floats:
+    """A module that was removed in the step counts with the size it had; the governor's prunes are free."""
+    before, after = change.before, change.trained
     size = np.maximum(before.module_params, after.module_params) / facts.host_params
     moved = ((after.alpha - before.alpha) ** 2 * size).sum(axis=1)
     return np.minimum(config.churn * moved, config.churn_cap)
@@ -119,7 +96,7 @@ def potential(slots: SlotState, config: RewardConfig) -> Floats:
     return by_stage[slots.stage].sum(axis=1)
 
 
-def _shaping(change: Change, config: RewardConfig) -> Floats:
+def _shaping(change: StepChange, config: RewardConfig) -> Floats:
     """The price of gamma Phi' - Phi, with Phi' = 0 at a terminal state: it adds the same to every life.
 
     Reference: A. Ng, D. Harada, S. Russell, "Policy invariance under reward transformations" (ICML 1999).
@@ -128,9 +105,18 @@ def _shaping(change: Change, config: RewardConfig) -> Floats:
     return config.shaping * (config.gamma * reached - potential(change.before, config))
 
 
+def _credit_won(change: StepChange, config: RewardConfig) -> Floats:
+    """Credit of the slots as they are now less what it was; at the end only what is settled counts."""
+    fossils = np.where(change.after.stage == Stage.FOSSILIZED, change.after.credit, 0.0).sum(axis=1)
+    kept = settled(change.after, change.harvested, change.bare) if config.settle_credit else fossils
+    now = np.where(change.terminated, kept, change.after.credit.sum(axis=1))
+    return now - change.before.credit.sum(axis=1)
+
+
 def total(paid: Mapping[str, Floats]) -> Floats:
     """(env,): the reward, the sum of its terms."""
-    return np.sum(list(paid.values()), axis=0)
+    # One after the other: np.sum would add in another order for one environment than for many.
+    return reduce(np.add, paid.values())
 
 
 def pay(
@@ -138,11 +124,11 @@ def pay(
 ) -> dict[str, Floats]:
     """The terms of the reward to pay now, each (env,); 0 where nothing was played.
 
-    `sparse` keeps them in `state.owed` and pays sum_t gamma^(t - T) r_t at the end, whose discounted value is
-    that of the dense rewards; an episode that is truncated is paid nothing.
+    `pay_at_end` keeps them in `state.owed` and pays sum_t gamma^(t - T) r_t at the end, whose discounted
+    value is that of the same rewards paid as they fall due; an episode that is truncated is paid nothing.
     """
-    now = np.where(played[:, None], np.column_stack([due[name] for name in REWARD_TERMS]), 0.0)
-    if config.mode == "sparse":
+    now = np.where(played[:, None], np.column_stack(list(due.values())), 0.0)
+    if config.pay_at_end:
         state.owed = np.where(played[:, None], state.owed / config.gamma + now, state.owed)
         now = np.where(terminated[:, None], state.owed, 0.0)
-    return {name: now[:, column].copy() for column, name in enumerate(REWARD_TERMS)}
+    return {name: now[:, column].copy() for column, name in enumerate(due)}

@@ -34,6 +34,7 @@ def test_a_configuration_survives_being_written_and_read():
         ({"num_envs": True}, "num_envs=True is not allowed"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"algo": "dqn"}, "algo='dqn' is not allowed"),
+        ({"reward": "economic"}, "reward='economic' is not allowed"),
         ({"env": "CartPole-v1"}, "env='CartPole-v1' is not known"),
         ({"rounds": 3, "total_steps": 4}, "rounds=3 and total_steps=4 exclude each other"),
         ({"env": "EsperMicro-v0", "data": "cifar10"}, "data='cifar10' is not allowed: EsperMicro-v0"),
@@ -56,6 +57,26 @@ def test_a_wrong_setting_is_refused_by_name(values, named):
 )
 def test_only_micro_is_procedural_without_being_asked(env, data, wanted):
     assert build({"env": env, "data": data}).wanted_data == wanted
+
+
+PRICES = {"quality": 100, "rent": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "rent"),
+    [
+        ({}, "dense", 2.0),
+        ({"reward": "economy"}, "economy", 2.0),
+        ({"reward": "economy", "overrides": {"reward.rent": 3}}, "economy", 3.0),
+        ({"reward": "sparse", "overrides": {"reward.mode": "economy"}}, "economy", 2.0),
+        ({"overrides": {"reward.mode": PRICES}}, "custom", 1.0),
+    ],
+)
+def test_the_reward_that_is_asked_for_is_played(values, mode, rent):
+    rules = values.get("overrides", {}) | {"engine.name": "null"}
+    config = build({**values, "env": "EsperMicro-v0", "overrides": rules})
+    reward = make_world(config, 1, AutoresetMode.SAME_STEP).envs.config.reward
+    assert (reward.mode, reward.rent) == (mode, rent)
 
 
 SHORT = {"task.patience": 0.2, "task.train_size": 256, "task.val_size": 64, "task.test_size": 64}

@@ -1,6 +1,7 @@
 """One slot in plain Python, written from the text of the rules, that the package is held against."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from scipy.special import expit
@@ -28,6 +29,8 @@ class Clocks:
     cool_down: tuple[int, int, int] = (1, 5, 1)
     min_prune_age: int = 1
     auto: tuple[str, ...] = ()
+    strict: bool = False
+    strict_blending: int = 10
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Ramp:
 
 @dataclass
 class Oracle:
-    """One slot in plain Python; every gradient is healthy and every blended module is measured."""
+    """One slot in plain Python; unless told otherwise every gradient is healthy and every module worth it."""
 
     clocks: Clocks
     stage: str = "DORMANT"
@@ -55,14 +58,22 @@ class Oracle:
     first_target: float = 0.0
     ramp: Ramp = field(default_factory=lambda: Ramp(0, 0, 0, "LINEAR"))
     to_prune: bool = False
+    probed: bool = True
+    health: float = 1.0
+    exploding: bool = False
+    gain: float = inf
+    contribution: float = inf
 
     def gate_passed(self) -> str | None:
         """The gate of ADVANCE that is open."""
         if self.stage == "GERMINATED":
-            return "G1"
-        if self.stage == "TRAINING" and self.in_stage >= 3:
-            return "G2"
-        return "G3" if self.stage == "BLENDING" and not self.ramp.moving and self.alpha == 1 else None
+            return "G1" if self.probed else None
+        if self.stage == "TRAINING":
+            ready = self.in_stage >= 3 and self.health >= 0.7 and not self.exploding
+            return "G2" if ready and (not self.clocks.strict or self.gain >= 0.5) else None
+        rests_at_one = self.stage == "BLENDING" and not self.ramp.moving and self.alpha == 1
+        long_enough = not self.clocks.strict or self.in_stage >= self.clocks.strict_blending
+        return "G3" if rests_at_one and long_enough else None
 
     def legal(self, op: str) -> bool:
         if op == "WAIT":
@@ -72,7 +83,8 @@ class Oracle:
         if op == "ADVANCE":
             return self.gate_passed() is not None and self.gate_passed() not in self.clocks.auto
         if op == "FOSSILIZE":
-            return self.stage == "HOLDING"
+            worth_it = not self.clocks.strict or self.contribution >= 1
+            return self.stage == "HOLDING" and self.health >= 0.7 and worth_it
         if self.stage in ("BLENDING", "HOLDING") and not self.ramp.moving:
             return op == "SET_ALPHA_TARGET" or self.age >= self.clocks.min_prune_age
         return op == "PRUNE" and self.stage in PRESENT[:2] and self.age >= self.clocks.min_prune_age

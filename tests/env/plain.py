@@ -20,6 +20,7 @@ WAIT = encode(Op.WAIT)
 TINY = {
     "task.train_size": 512, "task.val_size": 128, "task.test_size": 128,
     "engine.epoch_size": 128, "engine.counterfactual_size": 64, "engine.optimizer.lr_schedule": "constant",
+    "engine.optimizer.module_lr": 0.05,
 }  # fmt: skip
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from esper_env import EsperConfig, EsperVectorEnv
+from esper_env import REWARD_MODES, EsperConfig, EsperVectorEnv
 from esper_env.config import KEYWORDS, override
 from esper_env.engine import setup
+from esper_env.mdp.prices import OWN_TERMS
 from esper_env.presets import PRESETS, cifar, resolve
 
 
@@ -42,9 +43,12 @@ OTHER = {
     "lifecycle.max_modules": 2, "lifecycle.tempo_epochs": [1, 2, 3], "lifecycle.speed_epochs": [0, 1, 2, 3],
     "lifecycle.alpha_targets": [0.25, 0.5, 1.0], "lifecycle.sigmoid_steepness": [1.0, 2.0, 3.0],
     "lifecycle.auto_advance": ["G1"], "gates.mode": "strict", "budget.params": 2.0, "budget.compute": 1.5,
-    "reward.mode": "sparse", "reward.gamma": 0.5,
+    "reward.mode": "sparse", "reward.gamma": 0.5, "reward.credit_basis": "shapley",
+    "attribution.shapley_permutations": 2,
 }  # fmt: skip
 """A different value for each leaf that has no number to be nudged."""
+WITH_IT = {"reward.mode": {"reward.pay_at_end": True}}
+"""What else changes with a leaf: a mode is a set of prices."""
 
 
 def different(path: str, value: Any) -> Any:
@@ -61,7 +65,8 @@ def test_an_override_reaches_this_field_and_no_other(path: str) -> None:
     value = different(path, DEFAULTS[path])
     changed = dict(leaves(override(cifar(), {path: value}).model_dump()))
     assert changed.pop(path) == (tuple(value) if isinstance(value, list) else value)
-    assert changed == {name: kept for name, kept in DEFAULTS.items() if name != path}
+    expected = DEFAULTS | WITH_IT.get(path, {})
+    assert changed == {name: kept for name, kept in expected.items() if name != path}
 
 
 @pytest.mark.parametrize("path", DEFAULTS)
@@ -99,7 +104,24 @@ BAD: dict[str, list[Any]] = {
     "isolation": ["never", True],
     "engine": ["fast", 1],
     "device": ["tpu", 0],
-    "reward": ["economic", 1],
+    "reward": [
+        "economic",
+        1,
+        True,
+        ["dense"],
+        {"quality": -1},
+        {"quality": "1"},
+        {"rent": True},
+        {"rent": None},
+        {"credit": float("nan")},
+        {"outcome": float("inf")},
+        {"churn": np.bool_(True)},
+        {"nonesuch": 1.0},
+        {"gamma": 1.0},
+        {"rent_cap": 1.0},
+        {"pay_at_end": True},
+        {3: 1.0},
+    ],
     "gamma": [0, -0.5, 1.1, "1", float("nan")],
     "gates": ["lenient", False],
     "auto_advance": ["G1", ["G0"], ["G5"], ["g1"], [1], 1],
@@ -122,7 +144,11 @@ def test_a_wrong_keyword_is_refused_by_name_before_any_data_is_touched(name: str
     text = str(error.value)
     assert name in text
     part = value[0] if isinstance(value, list) and value else value
-    assert any(shown in text for shown in (repr(value), repr(part), str(part)))
+    shown = {repr(value), repr(part), str(part)}
+    if isinstance(value, dict):
+        [(price, part)] = value.items()
+        shown = {f".{price}={part}", f".{price}={part!r}", repr([price]), f"={price}"}
+    assert any(one in text for one in shown)
 
 
 def test_every_keyword_is_tried() -> None:
@@ -142,9 +168,44 @@ def test_a_keyword_sets_its_field_and_an_override_comes_after_it(name: str, path
     value = different(path, DEFAULTS[path])
     listed = tuple(value) if isinstance(value, list) else value
     found = dict(leaves(resolve("cifar", {name: value}, None).model_dump()))
-    assert found == DEFAULTS | {path: listed}
+    assert found == DEFAULTS | {path: listed} | WITH_IT.get(path, {})
     assert resolve("cifar", {name: None}, None) == cifar()
     assert dict(leaves(resolve("cifar", {name: DEFAULTS[path]}, {path: value}).model_dump())) == found
+
+
+def prices(reward: Any = None, overrides: Any = None) -> dict[str, Any]:
+    """Everything that a mode sets."""
+    config = resolve("micro", {"reward": reward}, overrides).reward
+    return {name: getattr(config, name) for name in (*REWARD_MODES["dense"], "mode")}
+
+
+def test_a_mode_sets_every_price_and_single_prices_come_on_top_in_any_order() -> None:
+    economy = REWARD_MODES["economy"] | {"mode": "economy"}
+    assert prices(reward="economy") == prices(overrides={"reward.mode": "economy"}) == economy
+    assert prices(reward="sparse", overrides={"reward.mode": "economy"}) == economy
+    cheap = economy | {"rent": 0.5, "pay_at_end": True}
+    changes = {"reward.rent": 0.5, "reward.mode": "economy", "reward.pay_at_end": True}
+    assert prices(overrides=changes) == prices(overrides=dict(reversed(changes.items()))) == cheap
+    assert prices(reward="economy", overrides={"reward.rent": 0.5, "reward.pay_at_end": True}) == cheap
+
+
+def test_a_dictionary_prices_what_it_names_and_nothing_else() -> None:
+    given = {"quality": np.float32(50), "rollback": np.int64(3), "outcome": 2}
+    free = REWARD_MODES["custom"] | {"mode": "custom"}
+    expected = free | {"quality": 50.0, "rollback": 3.0, "outcome": 2.0}
+    assert set(free.values()) == {0.0, "custom"}
+    assert prices(reward=given) == prices(overrides={"reward.mode": given}) == expected
+    assert prices(reward=given, overrides={"reward.rent": 1.0}) == expected | {"rent": 1.0}
+    assert prices(reward={}) == prices(reward="custom") == free
+
+
+def test_a_later_mode_forgets_the_prices_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(OWN_TERMS, "mine", lambda change, facts: change.op * 0.0)
+    before = override(cifar(), {"reward.mode": {"mine": 2.0, "rent": 7.0}})
+    assert before.reward.own == {"mine": 2.0}
+    assert override(before, {"reward.mode": "dense"}).reward == cifar().reward
 
 
 def test_every_wrong_argument_is_named_at_once() -> None:
@@ -187,7 +248,7 @@ def test_presets_hold_the_numbers_of_the_rules() -> None:
         256,
     )
     rates = [config.engine.optimizer for config in (cifar, micro)]
-    assert [(o.host_lr, o.module_lr) for o in rates] == [(0.01, 0.01), (0.05, 0.05)]
+    assert [(o.host_lr, o.module_lr) for o in rates] == [(0.01, 0.01), (0.05, 0.02)]
     for optimizer in rates:
         assert (optimizer.host_momentum, optimizer.host_weight_decay, optimizer.clip_norm) == (0.9, 5e-4, 1.0)
         assert (optimizer.module_momentum, optimizer.module_weight_decay) == (0.9, 0.0)

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from lives import plausible, rules_only
 
 from esper_env import EsperEnv, EsperVectorEnv, Op, encode
+from esper_env.contracts.state import SlotState
+from esper_env.contracts.stats import EpochStats
 
 SAME_STEP, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 END_KEYS = ["harvest_accuracy", "harvest_loss", "test_accuracy", "test_loss", "param_ratio", "flops_ratio"]
+END_KEYS += ["rollbacks"]
+TERMS = {"quality", "harvest", "rent", "churn", "op_cost", "shaping", "credit", "rollback"}
 ALWAYS = ["action_mask", "op_slot_mask", "blueprint_slot_mask", "action_valid"]
 WAIT = np.stack([encode(Op.WAIT)] * 2)
 PLANT = np.stack([encode(Op.GERMINATE, slot=0, blueprint=1)] * 2)
@@ -109,5 +114,42 @@ def test_a_single_environments_info_is_plain():
     assert not any(key.startswith("_") for key in flat(info))
     assert type(info["action_valid"]) is bool
     assert all(type(info[key]) is float for key in (*END_KEYS, "train_loss", "val_loss", "val_accuracy"))
+    assert set(info["reward_terms"]) == TERMS
     assert sum(info["reward_terms"].values()) == pytest.approx(reward)
     assert info["op_slot_mask"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "economy"])
+def test_the_terms_have_the_same_names_in_every_mode_and_add_up_to_the_reward(mode: str) -> None:
+    envs = rules_only(4, reward=mode, autoreset_mode="NEXT_STEP", horizon=12)
+    rng = np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(30):
+        _, reward, *_, info = envs.step(envs.sample_valid(rng))
+        terms = {name: values for name, values in info["reward_terms"].items() if name[0] != "_"}
+        assert set(terms) == TERMS
+        np.testing.assert_allclose(sum(terms.values()), reward, rtol=0, atol=1e-12)
+
+
+def test_after_a_rollback_to_the_network_of_the_reset_that_network_is_measured() -> None:
+    def breaks(slots: SlotState, epochs: np.ndarray) -> EpochStats:
+        stats = plausible(slots, epochs)
+        stats.train_loss[0] = np.nan
+        return stats
+
+    envs = rules_only(2, breaks)
+    envs.reset(seed=0)
+    rollbacks = []
+    for epoch in range(1, 4):
+        *_, terminated, _, info = envs.step(WAIT)
+        accuracy = 0.1 + 0.3 * (1 - np.exp(-epoch / 10))
+        np.testing.assert_allclose(info["val_accuracy"], accuracy, rtol=1e-12)
+        np.testing.assert_allclose(info["val_loss"], -np.log(accuracy), rtol=1e-12)
+        assert info["train_loss"][0] == np.inf, "the loss of the epoch that broke it, which was measured"
+        assert all(info[f"_{key}"].all() for key in ("train_loss", "val_loss", "val_accuracy"))
+        rollbacks.append(info["reward_terms"]["rollback"].tolist())
+    assert rollbacks == [[-10.0, 0.0]] * 3
+    assert terminated.tolist() == [True, False]
+    for key in END_KEYS:
+        np.testing.assert_array_equal(info[f"_{key}"], [True, False])
+    assert info["rollbacks"][0] == 3

@@ -2,13 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from lives import play, put
+from plain import WAIT, same, started, tiny, weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper_env.blueprints.catalogue import CATALOGUE, Blueprint
+from esper_env import EsperVectorEnv, Op, Stage, Style, encode
+from esper_env.blueprints import catalogue
+from esper_env.blueprints.catalogue import CATALOGUE, Blueprint, Builder
 from esper_env.contracts.facts import Place
+from esper_env.contracts.state import Ramp, SlotState
 from esper_env.engine.ledger import (
     Cost,
     branch_cost,
@@ -156,3 +162,133 @@ def test_facts_are_the_sizes_of_what_would_be_built() -> None:
     for array in (facts.fits, facts.module_params, facts.gate_params):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+
+
+MIXED = {
+    0: (Stage.FOSSILIZED, "conv_light", Style.GATED, 1.0, Ramp.REST),
+    1: (Stage.TRAINING, "bottleneck", Style.GATED, 0.0, Ramp.REST),
+    2: (Stage.BLENDING, "conv_small", Style.GATED, 0.4, Ramp.UP),
+    3: (Stage.BLENDING, "conv_heavy", Style.GATED, 0.6, Ramp.DOWN),
+    4: (Stage.HOLDING, "attention", Style.LINEAR_MULTIPLY, 1.0, Ramp.REST),
+    5: (Stage.GERMINATED, "norm", Style.LINEAR_ADD, 0.0, Ramp.REST),
+}
+"""A module in every stage, with and without a gate; no grouped convolution, which torch overcounts."""
+
+
+def mixed(env: EsperVectorEnv) -> SlotState:
+    """The slots of one environment."""
+    slots = SlotState.empty(1, env.facts.num_slots)
+    for slot, (stage, blueprint, style, alpha, ramp) in MIXED.items():
+        values = {"stage": stage, "style": style, "alpha": alpha, "ramp": ramp, "planting": 1}
+        put(slots, 0, slot, blueprint=env.facts.blueprints.index(blueprint), **values)
+    return slots
+
+
+@pytest.mark.parametrize("isolation", ["training", "always"])
+def test_an_epoch_of_a_network_with_a_module_in_every_stage_costs_what_torch_counts(isolation: str) -> None:
+    env, life = started(slots=6, isolation=isolation)
+    life.sync(mixed(env), 0)
+    for _ in range(2):  # with and without momentum
+        with FlopCounterMode(display=False) as counter:
+            life.train()
+        assert life.training_flops() == counter.get_total_flops() > 128 * env.facts.host_flops
+    assert life.live == [2, 3, 4]
+    lattice = [28, 24, 20, 12, 16, 8, 4, 0]
+    for subsets in (lattice, [28, 0, -1, -1], [-1], []):
+        with FlopCounterMode(display=False) as counter:
+            life.measure(subsets)
+        validation, variants = life.measuring_flops(subsets)
+        assert validation + variants == counter.get_total_flops()
+        with FlopCounterMode(display=False) as alone:
+            life.measure([])
+        assert validation == alone.get_total_flops()
+
+
+class Lazy(nn.Module):
+    """Makes a parameter in its first forward pass on these devices."""
+
+    def __init__(self, *devices: str) -> None:
+        super().__init__()
+        self.scale, self.late, self.devices = nn.Parameter(torch.ones(1)), nn.ParameterList(), devices
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type in self.devices and not self.late:
+            self.late.append(nn.Parameter(torch.ones(2, device=x.device)))
+        return x * self.scale
+
+
+@pytest.mark.parametrize(
+    ("builder", "match"),
+    [
+        (lambda place: nn.LazyConv2d(place.channels, 1), r"'sly'.*\['weight', 'bias'\].*lazy"),
+        (lambda place: Lazy("meta", "cpu"), r"'sly'.*1 parameters when built, 3 after"),
+    ],
+    ids=["torch's lazy layer", "a forward pass that adds"],
+)
+def test_a_blueprint_whose_parameters_come_later_is_refused_by_name_at_construction(
+    builder: Builder, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    catalogue.register_blueprint("sly", {"cnn": builder})
+    with pytest.raises(ValueError, match=match):
+        tiny()
+
+
+class Padded(nn.Module):
+    """A branch of any size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.ballast = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.ballast.sum()
+
+
+@pytest.mark.parametrize("when", ["when built", "after its probe"])
+def test_a_module_of_another_size_than_its_costs_say_is_refused_when_planted(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = iter([4] * 6 + [5] * 9)  # three slots, built for their size and for their FLOPs
+    builders: dict[str, Builder] = {
+        "when built": lambda place: Padded(next(sizes)),
+        "after its probe": lambda place: Lazy("cpu"),
+    }
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    index = catalogue.register_blueprint("sly", {"cnn": builders[when]})
+    env, life = started()
+    with pytest.raises(RuntimeError, match=rf"'sly' at block2\.relu.* {when}.*must not vary"):
+        env.step(encode(Op.GERMINATE, slot=1, blueprint=index)[None])
+    assert not life.planted
+
+
+def test_a_module_without_parameters_trains_nothing_and_cannot_blend_but_may_have_a_gate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    index = catalogue.register_blueprint("still", {"cnn": lambda place: nn.Tanh()})
+    env, life = started(3)
+    alone, twin = started(3)
+    assert env.facts.fits[:, index].all()
+    assert not env.facts.module_params[:, index].any()
+    script = [encode(Op.GERMINATE, slot=0, blueprint=index), encode(Op.ADVANCE, slot=0), *[WAIT] * 5]
+    play(env, script)
+    play(alone, [WAIT] * len(script))
+    assert same(weights(life.model.host), weights(twin.model.host))
+    slots = env._state.slots
+    assert slots.stage[0, 0] == Stage.TRAINING
+    assert np.isnan([slots.gradient_norm[0, 0], slots.gradient_health[0, 0]]).all()
+    assert not env._masks.op_slot[0, Op.ADVANCE, 0]
+    assert env._gates[2].failed(0, 0) == ("gradients_measured", "healthy")
+    slots = slots.copy()
+    put(slots, 0, 0, stage=Stage.BLENDING, style=Style.GATED, alpha=1.0)
+    life.planted[0].graft.style = Style.GATED
+    life.sync(slots, 0)
+    before = weights(life.planted[0].graft)
+    with FlopCounterMode(display=False) as counter:
+        trained, measures = life.train()
+    assert life.training_flops() == counter.get_total_flops()
+    assert len(before) == 4
+    assert not same(weights(life.planted[0].graft), before), "the gate learns"
+    assert measures[:, 0].isfinite().all()
+    assert trained.isfinite().all()

@@ -1,5 +1,9 @@
 """What the reference engine measures: contributions, harvests and costs, against counts made by hand."""
 
+import functools
+import itertools
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +12,12 @@ import pytest
 import torch
 from lives import GROW, play
 from plain import WAIT, accuracy, grow, same, started, task_of, tiny, trajectory
+from torch import nn
 
 from esper_env import Op, Style, encode
-from esper_env.engine import setup
+from esper_env.engine import evaluate, setup
+from esper_env.engine import life as life_module
+from esper_env.engine.life import Life
 from esper_env.tasks.task import ImageTask, Split
 
 
@@ -82,16 +89,146 @@ def test_flops_of_every_stage_are_those_counted_by_hand() -> None:
         spent = now
 
 
-def test_measuring_is_reported_apart_whole_for_validation_and_once_more_without_each_live_module() -> None:
+def test_measuring_is_reported_apart_the_whole_and_what_lies_behind_each_module_once_more() -> None:
     env, _ = started()
-    forward, branch = 55_296 + 36_864 + 18_432 + 160, 2 * 16 * 16 * 4 * 4 * 9
-    spent = 0.0
+    behind = 36_864 + 18_432 + 160
+    forward, branch = 55_296 + behind, 2 * 16 * 16 * 4 * 4 * 9
+    spent = variants = 0.0
     for index, action in enumerate(GROW):
         play(env, [action])
         live = index >= 5
-        now = env._state.measure_flops[0]
-        assert now - spent == 128 * (forward + live * branch) + live * 64 * forward
-        spent = now
+        state = env._state
+        assert state.counterfactual_flops[0] - variants == live * 64 * behind
+        assert state.measure_flops[0] - spent == 128 * (forward + live * branch) + live * 64 * behind
+        spent, variants = state.measure_flops[0], state.counterfactual_flops[0]
+
+
+@pytest.mark.parametrize("size", [50, 64, 128])
+def test_variants_are_plain_passes_over_the_first_samples_and_validation_is_not_changed_by_them(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small that the sizes end within a batch.
+    batches = functools.partial(evaluate.evaluation_batches, batch_size=30)
+    monkeypatch.setattr(evaluate, "evaluation_batches", batches)
+    env, life = started(2, horizon=40)
+    play(env, grow(0, Style.LINEAR_MULTIPLY, 7))
+    play(env, [encode(Op.FOSSILIZE, slot=0), *grow(2)])
+    play(env, grow(1, Style.GATED))
+    task = task_of(env)
+    assert life.live == [1, 2]
+    whole = evaluate.measure(life.model, task, (1, 2), (), size)
+    asked = [0b110, -1, 0b100, 0b010, 0]
+    measured = evaluate.measure(life.model, task, (1, 2), asked, size)
+    assert torch.equal(measured.validation, whole.validation)
+    assert whole.subsets.shape == (2, 0)
+    for subset, found in zip(asked, measured.subsets.T, strict=True):
+        off = frozenset(slot for slot in (1, 2) if not subset >> slot & 1)
+        losses, correct = evaluate.predict(life.model, task, task.validation, size, off)
+        expected = [losses.double().mean(), correct.double().mean()] if subset >= 0 else [math.nan] * 2
+        assert found.tolist() == pytest.approx([float(e) for e in expected], rel=1e-12, nan_ok=True)
+    losses, correct = evaluate.predict(life.model, task, task.validation)
+    expected = [float(losses.double().mean()), float(correct.double().mean())]
+    assert whole.validation.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_engine_fills_a_column_for_every_subset_of_every_environment_that_played() -> None:
+    env = tiny(3)
+    env.reset(seed=4)
+    still, script = np.tile(WAIT, (len(grow(1)), 1)), np.stack(grow(1))
+    for actions in zip(script, still, script, strict=True):
+        env.step(np.stack(actions))
+    engine, playing = env._engine, np.array([True, True, False])
+    engine.epoch(playing)
+    stats = engine.evaluate(playing, np.array([[2, 0], [-1, -1], [2, 0]]))
+    measured = ~np.isnan([stats.subset_loss, stats.subset_accuracy])
+    assert (measured == np.array([[True, True], [False, False], [False, False]])).all()
+    assert (~np.isnan([stats.val_loss, stats.train_loss]) == playing).all()
+    assert stats.finite.tolist() == playing.tolist()
+    task = task_of(env)
+    for column, off in enumerate(((), (1,))):
+        losses, correct = evaluate.predict(engine.life(0).model, task, task.validation, 64, frozenset(off))
+        assert stats.subset_loss[0, column] == pytest.approx(float(losses.double().mean()), rel=1e-12)
+        assert stats.subset_accuracy[0, column] == float(correct.double().mean())
+
+
+def test_a_harvest_of_fossils_alone_has_the_quality_of_the_last_epoch_to_the_last_bit() -> None:
+    script = [*GROW, encode(Op.FOSSILIZE, slot=0), WAIT]
+    env, _ = started(3, horizon=len(script), overrides={"engine.counterfactual_size": 50})
+    play(env, script[:-1])
+    info = env.step(script[-1][None])[-1]
+    assert info["harvest_loss"][0] == info["val_loss"][0]
+    assert info["reward_terms"]["harvest"][0] == 0
+
+
+def passes(part: Callable[[Life], torch.Tensor], steps: int, value: float) -> bool:
+    """Whether the network counts as finite when, after so many steps, one value is this."""
+    env, life = started()
+    play(env, [*grow(0, Style.GATED), encode(Op.SET_ALPHA_TARGET, slot=0, alpha_speed=1)][:steps])
+    tensor = part(life).data
+    tensor[(-1,) * tensor.ndim] = value
+    return bool(life._finite([]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_every_value_that_is_not_finite_is_seen_where_it_can_do_harm(value: float) -> None:
+    def branch(life: Life) -> torch.Tensor:
+        return next(life.planted[0].graft.branch.parameters())
+
+    def gate(life: Life) -> torch.Tensor:
+        assert life.planted[0].graft.gate is not None
+        return next(life.planted[0].graft.gate.parameters())
+
+    for host in ("segments.0.0.weight", "segments.6.linear.bias", "segments.4.1.running_var"):
+        assert not passes(lambda life, name=host: life.model.host.state_dict()[name], 1, value), host
+    assert passes(branch, 1, value), "GERMINATED: it is not in the graph"
+    assert not passes(branch, 2, value), "TRAINING"
+    assert not passes(gate, 9, value), "HOLDING"
+    assert not passes(branch, 10, value), "alpha falls"
+    assert passes(branch, 10, 3e38), "as large as they come, but finite"
+
+
+def test_a_gradient_that_is_not_finite_in_one_batch_is_seen_though_the_weights_recover() -> None:
+    """A norm that overflows: clipping makes zeros of the gradient."""
+    for slot, bad in ((None, 0), (None, 1), (0, 0), (None, 2)):
+        env, life = started()
+        play(env, grow(0)[:3])
+        part = life.model.host if slot is None else life.planted[slot].graft
+        calls = itertools.count()
+
+        def burst(gradient: torch.Tensor, calls: Any = calls, bad: int = bad) -> torch.Tensor:
+            return torch.full_like(gradient, 1e30) if next(calls) == bad else gradient
+
+        next(part.parameters()).register_hook(burst)
+        trained, _ = life.train()
+        assert next(calls) == 2
+        assert all(value.isfinite().all() for value in life.model.state_dict().values())
+        assert bool(trained[2]) == (bad == 2), (slot, bad)
+
+
+def test_seconds_are_kept_apart_for_training_validation_and_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is the number of convolutions that ran."""
+    ran = [0]
+
+    def count(layer: nn.Module, *_: Any) -> None:
+        ran[0] += isinstance(layer, nn.Conv2d)
+
+    for module in (life_module, evaluate):
+        monkeypatch.setattr(module, "perf_counter", lambda: float(ran[0]))
+    env, _ = started(horizon=11)
+    hook = nn.modules.module.register_module_forward_hook(count)
+    expected = dict.fromkeys(("train_seconds", "validation_seconds", "counterfactual_seconds"), 0)
+    for index, action in enumerate(GROW):
+        play(env, [action])
+        expected["train_seconds"] += 2 * (3 + (index > 0))
+        expected["validation_seconds"] += 2 * (3 + (index >= 5))
+        expected["counterfactual_seconds"] += 2 * (index >= 5)
+        assert {name: value[0] for name, value in env._engine.seconds().items()} == expected
+        assert expected.items() <= {name: value[0] for name, value in env.ledger().items()}.items()
+    play(env, [WAIT, WAIT])
+    env.reset(seed=0)
+    hook.remove()
+    assert set(env._engine.seconds()) == set(expected)
+    assert not np.any(list(env._engine.seconds().values())), "a new episode"
 
 
 def test_labels_of_the_test_split_reach_neither_observation_nor_reward(
@@ -129,5 +266,6 @@ def test_the_ledger_is_public_and_keeps_measuring_apart() -> None:
     assert ledger["params"][0] == 1102 + env.facts.module_params[0, 1]
     assert ledger["train_flops"][0] > 2 * 128 * env.facts.host_flops, "an isolated module trains too"
     # Two validations of 128 images through the host alone: the module is not live yet.
-    assert ledger["measure_flops"][0] == 2 * 128 * env._engine._setup.host_forward_flops
+    assert ledger["measure_flops"][0] == 2 * 128 * sum(env._engine._setup.segment_flops)
+    assert ledger["counterfactual_flops"][0] == 0
     assert life.live == []

@@ -187,13 +187,18 @@ def test_a_module_that_gives_nan_fails_its_probe_and_cannot_advance(monkeypatch:
     assert np.isfinite(obs).all()
 
 
-def test_a_host_that_diverges_leaves_observation_and_reward_finite() -> None:
-    env, _ = started(overrides={"engine.optimizer.host_lr": 1e30})
-    for action in [*GROW[:2], *[WAIT] * 3]:
-        obs, reward, _, _, info = env.step(action[None])
+def test_a_host_that_diverges_leaves_observation_and_reward_finite_and_ends_with_the_third_panic() -> None:
+    env, life = started(overrides={"engine.optimizer.host_lr": 1e30})
+    first = weights(life.model.host)
+    for step, action in enumerate(GROW[:3]):
+        obs, reward, terminated, _, info = env.step(action[None])
         assert np.isfinite(obs).all()
         assert np.isfinite(reward).all()
-    assert not np.isfinite(info["val_loss"][0])
+        assert info["reward_terms"]["rollback"][0] == -10
+        assert same(weights(life.model.host), first), "the only snapshot is that of the reset"
+        assert terminated[0] == (step == 2)
+    assert info["rollbacks"][0] == 3
+    assert 0 <= info["test_accuracy"][0] <= 1
 
 
 def test_a_closed_engine_says_so() -> None:

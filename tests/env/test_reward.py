@@ -1,20 +1,33 @@
-"""Every term of the reward by hand, and the laws that hold for every life."""
+"""Every term of the reward by hand."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from lives import GROW, facts, game, play, put, rules_only, wandering
+from lives import facts, game, put
 
-from esper_env import EsperVectorEnv, Op, Stage, encode
-from esper_env.contracts.state import REWARD_TERMS
+from esper_env import REWARD_MODES, Op, Stage, StepChange
+from esper_env.contracts.state import REWARD_TERMS, SlotState
 from esper_env.mdp import reward
-from esper_env.mdp.reward import Change, RewardConfig
+from esper_env.mdp.prices import RewardConfig
 
 NAN = float("nan")
 HORIZON = 20
+
+
+def in_slot_1(values: dict[str, Any] | None) -> SlotState:
+    slots = game().slots
+    put(slots, 0, 1, **(values or {}))
+    return slots
+
+
+def step_change(**values: Any) -> StepChange:
+    """A step of one environment in which nothing happens but what is named."""
+    nothing = {name: game().slots for name in ("before", "trained", "after")}
+    nothing |= {"quality_before": 0.3, "quality_after": 0.3, "harvested": NAN, "bare": NAN}
+    nothing |= {"op": int(Op.WAIT), "terminated": False, "panicked": False}
+    given = nothing | values
+    return StepChange(**{name: v if isinstance(v, SlotState) else np.array([v]) for name, v in given.items()})
 
 
 def terms(
@@ -23,17 +36,25 @@ def terms(
     op: Op = Op.WAIT,
     accuracy: tuple[float, float] = (0.3, 0.3),
     harvested: float | None = None,
+    bare: float = NAN,
+    trained: dict[str, Any] | None = None,
+    panicked: bool = False,
     **config: Any,
 ) -> dict[str, float]:
-    """The terms of one step of which slot 1 was so before and so afterwards."""
-    first, second = game().slots, game().slots
-    put(first, 0, 1, **(before or {}))
-    put(second, 0, 1, **(after or {}))
-    ended = np.array([harvested is not None])
-    values = (np.array([accuracy[0]]), np.array([accuracy[1]]), np.array([int(op)]))
-    change = Change(first, second, *values, ended)
-    left = np.array([NAN if harvested is None else harvested])
-    paid = reward.terms(change, left, facts(), RewardConfig(**config), HORIZON)
+    """The terms of one step of which slot 1 was so before, so in the epoch, and so afterwards."""
+    change = step_change(
+        before=in_slot_1(before),
+        trained=in_slot_1(after if trained is None else trained),
+        after=in_slot_1(after),
+        op=int(op),
+        quality_before=accuracy[0],
+        quality_after=accuracy[1],
+        harvested=NAN if harvested is None else harvested,
+        bare=bare,
+        terminated=harvested is not None,
+        panicked=panicked,
+    )
+    paid = reward.terms(change, facts(), RewardConfig(**config), HORIZON)
     assert tuple(paid) == REWARD_TERMS
     assert all(value.shape == (1,) for value in paid.values())
     return {name: float(value[0]) for name, value in paid.items()}
@@ -48,6 +69,22 @@ def test_quality_pays_a_point_a_point_and_the_harvest_what_it_has_above_the_grow
     ended = terms(accuracy=(0.3, 0.34), harvested=0.29)
     assert ended["harvest"] == pytest.approx(-5)
     assert ended["quality"] + ended["harvest"] == pytest.approx(100 * (0.29 - 0.3))
+
+
+def test_the_economys_harvest_pays_two_fifths_of_a_point_a_point_above_guessing() -> None:
+    assert terms(harvested=0.65, mode="economy")["harvest"] == pytest.approx(40 * (0.65 - 0.1))
+    assert terms(harvested=0.05, mode="economy")["harvest"] == pytest.approx(-2), "worse than guessing"
+    assert terms(accuracy=(0.2, 0.6), mode="economy") == dict.fromkeys(REWARD_TERMS, 0)
+
+
+def test_both_parts_of_the_harvest_can_be_priced_together() -> None:
+    ended = terms(accuracy=(0.3, 0.34), harvested=0.29, harvest=10.0, outcome=7.0)
+    assert ended["harvest"] == pytest.approx(10 * (0.29 - 0.34) + 7 * (0.29 - 0.1))
+
+
+def test_a_harvested_network_without_a_number_counts_as_guessing() -> None:
+    ended = terms(accuracy=(0.3, 0.34), harvested=NAN)
+    assert ended["quality"] + ended["harvest"] == pytest.approx(100 * (0.1 - 0.3))
 
 
 def test_rent_is_logarithmic_in_all_parameters_present_at_any_alpha_and_capped() -> None:
@@ -74,9 +111,35 @@ def test_churn_of_all_slots_is_summed_before_it_is_capped() -> None:
     for slot, size in enumerate((2000, 2500)):
         put(before, 0, slot, module_params=size, alpha=0.0)
         put(after, 0, slot, module_params=size, alpha=1.0)
-    nothing = (np.zeros(1), np.zeros(1), np.zeros(1, dtype=int), np.zeros(1, dtype=bool))
-    paid = reward.terms(Change(before, after, *nothing), np.array([NAN]), facts(), RewardConfig(), HORIZON)
-    assert paid["churn"][0] == pytest.approx(-0.9)
+    change = step_change(before=before, trained=after, after=after)
+    assert reward.terms(change, facts(), RewardConfig(), HORIZON)["churn"][0] == pytest.approx(-0.9)
+
+
+def test_what_the_governor_prunes_is_charged_as_a_rollback_and_not_as_churn() -> None:
+    blended = {"stage": Stage.BLENDING, "module_params": 500, "alpha": 0.6}
+    grew = terms(blended | {"alpha": 0.2}, {"stage": Stage.PRUNED}, trained=blended, panicked=True)
+    assert grew["churn"] == pytest.approx(-0.2 * 0.4**2 * 0.5), "the agent's own ramp alone"
+    assert grew["rent"] == pytest.approx(-2 / HORIZON * np.log(1.5)), "it was there in the epoch"
+    assert grew["rollback"] == -10
+    assert grew["shaping"] == pytest.approx(-0.3 * 3.5), "its potential is given back"
+    assert terms(panicked=True, rollback=2.5)["rollback"] == -2.5
+
+
+def test_credit_is_paid_as_it_is_won_and_at_the_harvest_only_what_the_fossils_are_worth_counts() -> None:
+    held, fossil = {"stage": Stage.HOLDING, "credit": 5.0}, {"stage": Stage.FOSSILIZED, "credit": 5.0}
+    fossil["quality_at_germination"] = 0.2
+    economy = {"mode": "economy", "credit": 1.0}
+    assert terms(after=held, **economy)["credit"] == 5
+    assert terms(held, held | {"credit": 3.5}, **economy)["credit"] == -1.5
+    assert terms(held, fossil, **economy)["credit"] == 0, "committing keeps the value"
+    assert terms(held, {"stage": Stage.PRUNED}, **economy)["credit"] == -5
+    assert terms(held, held | {"credit": 6.0}, harvested=0.3, **economy)["credit"] == -5
+    settled = terms(fossil, fossil, harvested=0.3, bare=0.22, **economy)["credit"]
+    assert settled == pytest.approx(8 - 5), "8 points with it, of 10 won since it was planted"
+    kept = terms(fossil, fossil, harvested=0.3, bare=0.22, settle_credit=False, **economy)
+    assert kept["credit"] == 0
+    assert terms(after=held, mode="economy", credit=0.5)["credit"] == 2.5
+    assert terms(after=held)["credit"] == 0, "free of charge in the other modes"
 
 
 @pytest.mark.parametrize("op", Op)
@@ -111,9 +174,10 @@ def test_every_price_is_a_field_of_the_configuration() -> None:
     costs = {f"{op.name.lower()}_cost": 1.0 for op in list(Op)[1:]}
     for op in list(Op)[1:]:
         assert terms(op=op, **costs)["op_cost"] == -1
-    free = dict.fromkeys(("quality", "harvest", "rent", "churn", "shaping"), 0.0)
-    paid = terms(module, {}, Op.WAIT, (0.1, 0.5), 0.4, **free)
-    assert paid == dict.fromkeys(REWARD_TERMS, 0)
+    worth = module | {"credit": 3.0}
+    paid = terms(worth, {}, Op.PRUNE, (0.1, 0.5), 0.4, panicked=True, mode="custom")
+    assert paid == dict.fromkeys(REWARD_TERMS, 0), "every term has a price that can be 0"
+    assert terms(op=Op.GERMINATE, op_cost=3.0)["op_cost"] == pytest.approx(-0.45)
     assert terms(after=module, rent=4.0)["rent"] == pytest.approx(-4 / HORIZON * np.log(1.5))
     assert terms(after=module | {"module_params": 3000}, rent_cap=1.0)["rent"] == pytest.approx(
         -0.1 * np.log(2)
@@ -122,98 +186,21 @@ def test_every_price_is_a_field_of_the_configuration() -> None:
     assert terms(after=module, potentials={"HOLDING": 10.0})["shaping"] == pytest.approx(3)
 
 
-def lives(
-    env: EsperVectorEnv, seed: int, waiting: float
-) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Random legal lives to their end: rewards and terms, (step, env), and prunes, (env,)."""
-    rng = np.random.default_rng(seed)
-    env.reset(seed=seed)
-    rewards, paid, pruned = [], {name: [] for name in REWARD_TERMS}, np.zeros(env.num_envs)
-    ended = np.zeros(env.num_envs, dtype=bool)
-    while not ended.any():
-        _, now, terminated, truncated, info = env.step(wandering(env, rng, waiting))
-        rewards.append(now)
-        pruned += (env._state.slots.stage == Stage.PRUNED).any(axis=1)
-        for name in REWARD_TERMS:
-            paid[name].append(info["reward_terms"][name])
-            assert info["reward_terms"][f"_{name}"].all()
-        ended = terminated | truncated
-    return np.array(rewards), {name: np.array(values) for name, values in paid.items()}, pruned
-
-
-ENVS = {
-    (gamma, mode): rules_only(16, gamma=gamma, reward=mode, horizon=30)
-    for gamma in (1.0, 0.9)
-    for mode in ("dense", "sparse")
+COMMON = {"rent": -0.1 * np.log(1.5), "churn": -0.025, "op_cost": -0.15, "shaping": -0.6, "rollback": -10}
+IN_FULL = {
+    "dense": COMMON | {"quality": 10, "harvest": -5, "credit": 0},
+    "sparse": COMMON | {"quality": 10, "harvest": -5, "credit": 0},
+    "economy": COMMON | {"quality": 0, "harvest": 10, "credit": -0.5},
+    "custom": dict.fromkeys(REWARD_TERMS, 0),
 }
 
 
-@pytest.mark.parametrize("gamma", [1.0, 0.9])
-@settings(max_examples=5, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32), waiting=st.floats(0, 0.8))
-def test_terms_sum_to_the_reward_and_shaping_adds_the_same_to_any_two_lives(
-    gamma: float, seed: int, waiting: float
-) -> None:
-    rewards, paid, pruned = lives(ENVS[gamma, "dense"], seed, waiting)
-    np.testing.assert_allclose(sum(paid.values()), rewards, atol=1e-12)
-    discount = gamma ** np.arange(len(rewards))[:, None]
-    summed = (discount * paid["shaping"]).sum(axis=0)
-    assert np.abs(summed).max() < 1e-6, "0 for all, as every life begins with empty slots"
-    assert np.abs(paid["shaping"]).max() > 0.1
-    if waiting < 0.5:
-        assert pruned.any(), "these lives prune"
-
-
-@pytest.mark.parametrize("gamma", [1.0, 0.9])
-@settings(max_examples=4, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32))
-def test_sparse_pays_the_discounted_sum_of_dense_once_at_the_end(gamma: float, seed: int) -> None:
-    dense, dense_terms, _ = lives(ENVS[gamma, "dense"], seed, 0.4)
-    sparse, sparse_terms, _ = lives(ENVS[gamma, "sparse"], seed, 0.4)
-    assert (sparse[:-1] == 0).all()
-    discount = gamma ** np.arange(len(dense))[:, None]
-    np.testing.assert_allclose(
-        gamma ** (len(dense) - 1) * sparse[-1], (discount * dense).sum(axis=0), atol=1e-9
-    )
-    for name in REWARD_TERMS:
-        owed = (discount * dense_terms[name]).sum(axis=0) / gamma ** (len(dense) - 1)
-        np.testing.assert_allclose(sparse_terms[name][-1], owed, atol=1e-9, err_msg=name)
-
-
-def test_the_dense_return_is_the_harvested_quality_won_less_what_it_cost() -> None:
-    rewards, paid, _ = lives(ENVS[1.0, "dense"], 5, 0.6)
-    costs = sum(paid[name].sum(axis=0) for name in ("rent", "churn", "op_cost"))
-    env = ENVS[1.0, "dense"]
-    harvested = env._engine.harvest(np.ones(16, dtype=bool)).val_accuracy
-    np.testing.assert_allclose(rewards.sum(axis=0), 100 * (harvested - 0.1) + costs, atol=1e-9)
-
-
-def test_a_truncated_episode_is_not_harvested_keeps_its_potential_and_owes_nothing() -> None:
-    fossil = [*GROW, encode(Op.FOSSILIZE, slot=0)]
-    ends = {}
-    for mode in ("dense", "sparse"):
-        env = rules_only(reward=mode, max_episode_steps=len(fossil))
-        env.reset(seed=0)
-        play(env, fossil[:-1])
-        _, paid, terminated, truncated, info = env.step(fossil[-1][None])
-        assert (terminated[0], truncated[0]) == (False, True)
-        assert info["reward_terms"]["harvest"][0] == 0
-        assert not info["_harvest_accuracy"][0]
-        assert not info["_test_accuracy"][0]
-        ends[mode] = (paid[0], info["reward_terms"]["shaping"][0])
-    assert ends["sparse"] == (0, 0)
-    assert ends["dense"][1] == pytest.approx(0.3 * (6 - 5.5))
-
-
-def test_a_reset_drops_what_the_sparse_reward_owed() -> None:
-    env = rules_only(reward="sparse", horizon=12)
-    returns = []
-    for interrupted in (False, True):
-        env.reset(seed=3)
-        if interrupted:
-            play(env, GROW)
-            env.reset(seed=3)
-        for _ in range(12):
-            last = env.step(encode(Op.WAIT)[None])[1][0]
-        returns.append(last)
-    assert returns[0] == returns[1] != 0
+@pytest.mark.parametrize("mode", REWARD_MODES)
+def test_a_mode_is_a_set_of_prices(mode: str) -> None:
+    module = {"stage": Stage.TRAINING, "module_params": 500, "alpha": 0.5, "credit": 2.0}
+    later = module | {"alpha": 1.0, "credit": 4.0}
+    paid = terms(module, later, Op.GERMINATE, (0.3, 0.4), 0.35, panicked=True, mode=mode)
+    assert paid == pytest.approx(IN_FULL[mode])
+    config = RewardConfig(mode=mode)
+    assert {name: getattr(config, name) for name in REWARD_MODES[mode]} == REWARD_MODES[mode]
+    assert set(REWARD_MODES[mode]) == {*REWARD_TERMS, "outcome", "pay_at_end"}

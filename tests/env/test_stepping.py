@@ -12,7 +12,10 @@ from esper_env import EsperEnv, EsperVectorEnv, Head, Op, encode
 NEXT_STEP, SAME_STEP, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 PLANT = encode(Op.GERMINATE, slot=0, blueprint=1)
 ILLEGAL = encode(Op.FOSSILIZE, slot=0)
-END_KEYS = ["harvest_accuracy", "harvest_loss", "test_accuracy", "test_loss", "param_ratio", "flops_ratio"]
+END_KEYS = [
+    "harvest_accuracy", "harvest_loss", "test_accuracy", "test_loss", "param_ratio", "flops_ratio",
+    "rollbacks",
+]  # fmt: skip
 
 
 def batch(mode=NEXT_STEP, num_envs=2, **arguments) -> EsperVectorEnv:

@@ -1,0 +1,95 @@
+"""A module in a slot of the reference engine, with what is needed to train it and what it costs."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from esper_env.blueprints.catalogue import Blueprint
+from esper_env.contracts.facts import HostFacts, Place
+from esper_env.contracts.lifecycle import Stage
+from esper_env.engine.ledger import Cost, branch_cost, count_params, gate_cost
+from esper_env.slots.grown import Graft
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def on_device(module: M, device: torch.device) -> M:
+    """Moved to the device, channels last in memory as the images are (see `tasks.loader`)."""
+    return module.to(device).to(memory_format=torch.channels_last)
+
+
+@dataclass
+class Planted:
+    """A module in a slot, and what is needed to train it."""
+
+    graft: Graft
+    planting: int
+    """Which of the slot's modules it is, counted from 1."""
+    blueprint: Blueprint
+    probe_passed: bool
+    """Gate G1."""
+    optimizers: list[torch.optim.SGD]
+    """The branch's, as new as the module, and the gate's once there is one; none without parameters."""
+    stage: Stage = Stage.GERMINATED
+    frozen: bool = False
+    """Alpha ramps down: neither weights nor momentum move."""
+
+    @property
+    def trains(self) -> bool:
+        """It has parameters, and they are updated."""
+        return self.graft.in_graph and not self.frozen and bool(self.optimizers)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of branch and gate."""
+        return list(self.graft.parameters())
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop learning, or go on with it."""
+        self.frozen = frozen
+        self.graft.requires_grad_(not frozen)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about it but its weights and momenta, as plain values."""
+        return {
+            "blueprint": self.blueprint.name,
+            "style": int(self.graft.style),
+            "planting": self.planting,
+            "stage": int(self.stage),
+            "alpha": self.graft.alpha,
+            "frozen": self.frozen,
+            "probe_passed": self.probe_passed,
+        }
+
+    def forward_flops(self, place: Place) -> int:
+        """FLOPs of evaluating one sample."""
+        return sum(cost.forward for cost in self._costs(place))
+
+    def training_flops(self, place: Place) -> int:
+        """FLOPs of training one sample, as the module is now."""
+        if not self.graft.in_graph:
+            return 0
+        detached, passing = ("forward", "frozen") if self.frozen else ("isolated", "blended")
+        state = detached if self.graft.detach_input else passing
+        return sum(getattr(cost, state) for cost in self._costs(place))
+
+    def _costs(self, place: Place) -> list[Cost]:
+        gate = [gate_cost(place)] if self.graft.gate is not None else []
+        return [branch_cost(self.blueprint, place), *gate]
+
+
+def refuse_other_size(branch: nn.Module, facts: HostFacts, slot: int, blueprint: int, when: str) -> None:
+    """Rent, budgets and shares go by the facts: a branch of another size would be charged wrongly.
+
+    Raises:
+        RuntimeError: the branch has not as many parameters as the facts say.
+    """
+    found, expected = count_params(branch), int(facts.module_params[slot, blueprint])
+    if found != expected:
+        name, place = facts.blueprints[blueprint], facts.places[slot].name
+        raise RuntimeError(
+            f"blueprint {name!r} at {place} has {found} parameters {when}, but had {expected} when its costs "
+            "were counted: their number must not vary"
+        )

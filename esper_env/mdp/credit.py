@@ -1,0 +1,54 @@
+"""What the economy holds each module to be worth."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper_env.contracts.lifecycle import Stage
+from esper_env.contracts.state import GameState, SlotState
+from esper_env.mdp.prices import RewardConfig
+
+Floats = NDArray[np.float64]
+
+
+def tempered(contribution: Floats, gained: Floats) -> Floats:
+    """A contribution held against the quality gained since the module was planted, both in points.
+
+    Harm counts in full. Help counts up to the gain, beyond it with the harmonic mean of both, and not at all
+    where nothing was gained: then the module has taken over what the host could do. Half where the gain is
+    unknown.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        beyond = 2 * gained * contribution / (gained + contribution)
+    cases = [contribution < 0, np.isnan(gained), gained <= 0, contribution < gained]
+    return np.select(cases, [contribution, contribution / 2, np.zeros_like(gained), contribution], beyond)
+
+
+def appraise(state: GameState, config: RewardConfig) -> None:
+    """Value every live module anew, in place; a fossil keeps the credit it had when it was fossilized."""
+    slots = state.slots
+    basis = slots.contribution
+    if config.credit_basis == "shapley":
+        basis = np.where(np.isnan(slots.shapley), basis, slots.shapley)
+    gained = 100 * (state.quality[:, None] - slots.quality_at_germination)
+    interaction = np.nan_to_num(slots.interaction_sum, nan=0.0) / config.interaction_scale
+    value = tempered(basis, gained) + config.interaction_bonus * np.tanh(interaction)
+    measured = slots.live & ~np.isnan(basis)
+    fossil = slots.stage == Stage.FOSSILIZED
+    slots.credit = np.where(fossil, slots.credit, np.where(measured, value, 0.0))
+
+
+def settled(slots: SlotState, harvested: Floats, bare: Floats) -> Floats:
+    """(env,): what the fossils are worth together at the harvest, in points; 0 without any.
+
+    Tempered by the quality gained since the first of them was planted. What a module was worth when it was
+    fossilized says little at the end: it went on learning, and the modules beside it may be gone.
+
+    Args:
+        slots: At the end.
+        harvested: (env,): quality with the fossils.
+        bare: (env,): quality of the host without them.
+    """
+    fossil = slots.stage == Stage.FOSSILIZED
+    first = np.where(fossil, slots.quality_at_germination, np.inf).min(axis=1)
+    value = tempered(100 * (harvested - bare), 100 * (harvested - first))
+    return np.where(fossil.any(axis=1) & np.isfinite(value), value, 0.0)

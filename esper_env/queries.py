@@ -1,0 +1,270 @@
+"""What can be asked of running environments besides a step: masks, costs, attribution, pictures."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from torch import nn
+
+from esper_env.config import EsperConfig
+from esper_env.contracts.action import ActionLayout
+from esper_env.contracts.facts import HostFacts
+from esper_env.contracts.state import GameState
+from esper_env.engine import snapshot
+from esper_env.engine.engine import Engine
+from esper_env.mdp import infos, masks, record
+from esper_env.mdp.episode import EpisodeSeeds
+from esper_env.mdp.masks import Masks
+from esper_env.render import EpisodeTrace
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Info = infos.Info
+
+STATE_VERSION = 1
+"""Form of what `get_state` returns; counts up when an older one can no longer be read."""
+STATE_PARTS = ("version", "made_for", "series", "flags", "rules", "slots", "trace", "engine")
+"""What it consists of."""
+NOT_COMPARED = ("engine.device", "task.data_dir", "task.patience")
+"""Fields of the configuration that may differ between the environments that exchange a state."""
+
+
+class QueriedVectorEnv(VectorEnv):
+    """The questions that `EsperVectorEnv` answers; it holds what they are answered from."""
+
+    config: EsperConfig
+    """Everything about the game."""
+    facts: HostFacts
+    """Sizes and costs of the host, its slots and the modules that fit there."""
+    layout: ActionLayout
+    """Sizes of the action's heads."""
+    autoreset_mode: AutoresetMode
+    """What follows the end of an episode."""
+    _engine: Engine
+    _state: GameState
+    _masks: Masks
+    _terms: tuple[str, ...]
+    _seeds: EpisodeSeeds
+    _trace: EpisodeTrace | None
+    _unready: Bools
+    _terminated: Bools
+    _truncated: Bools
+
+    @abstractmethod
+    def _observe(self) -> NDArray[np.float32]:
+        """The observation of the state as it is; gates and masks are brought in line with it."""
+
+    def action_masks(self) -> Bools:
+        """The flat mask of the last observation, (env, sum(nvec)), as sb3-contrib's MaskablePPO asks for it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._refuse_unready()
+        return self._masks.flat.astype(bool)
+
+    def sample_valid(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """A legal batch of actions, (env, 8), op first. Raises ResetNeeded before the first reset."""
+        self._refuse_unready()
+        return masks.sample(self._masks, self.layout, rng)
+
+    def ledger(self) -> dict[str, Floats]:
+        """What the episodes have cost so far, (env,) each: `record.ledger`, and the engine's wall-clock time.
+
+        `train_seconds`, `validation_seconds` and `counterfactual_seconds` leave the harvest out; on CUDA they
+        are the time the host waited. They alone differ from run to run, and no state holds them.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._refuse_unready()
+        return record.ledger(self._state, self.facts) | self._engine.seconds()
+
+    def attribution(self) -> dict[str, Floats]:
+        """What each live module was worth in the last epoch, in points (`record.attribution`).
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._refuse_unready()
+        return record.attribution(self._state)
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """A picture of each episode so far, uint8 (height, width, 3); None without a render mode.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self._trace is None:
+            gym.logger.warn("render() needs render_mode='rgb_array' at make or make_vec")
+            return None
+        self._refuse_unready()
+        return tuple(self._trace.draw(env) for env in range(self.num_envs))
+
+    def get_state(self, env: int) -> dict[str, Any]:
+        """Everything about one environment: network, optimizers, rules, governor's snapshot, series of seeds.
+
+        It consists of tensors on the CPU and plain values: `torch.save` writes it, and `torch.load` reads it
+        with `weights_only=True`. Nothing in it is shared with the environment.
+
+        Args:
+            env: Index of the environment.
+
+        Raises:
+            ValueError: no such environment.
+            ResetNeeded: it was never reset.
+            ClosedEnvironmentError: after `close`.
+        """
+        env = self._ready_row(env)
+        root, count = self._seeds.row(env)
+        return {
+            "version": STATE_VERSION,
+            "made_for": self._made_for(),
+            "series": [root, count],
+            "flags": {"terminated": bool(self._terminated[env]), "truncated": bool(self._truncated[env])},
+            "rules": snapshot.pack(self._state, env),
+            "slots": snapshot.pack(self._state.slots, env),
+            "trace": None if self._trace is None else snapshot.packed(self._trace.row(env)),
+            "engine": self._engine.get_state(env),
+        }
+
+    def set_state(self, env: int, state: Mapping[str, Any]) -> tuple[NDArray[np.float32], Info]:
+        """Make one environment what `get_state` gave; the same actions then bring the same bits.
+
+        The state may be that of another environment, at another index or in another process, of the same
+        configuration (device and data folder apart). It is copied, and can be used again. An episode that had
+        ended has ended here too. A picture shows the epochs before if the state's environment draws as well.
+
+        Args:
+            env: Index of the environment.
+            state: From `get_state`.
+
+        Returns:
+            Observation and info of the whole batch, as `reset` returns them; the other environments go on.
+
+        Raises:
+            ValueError: no such environment, something that is no state, or one of another configuration (the
+                difference is named); nothing has changed then.
+            ClosedEnvironmentError: after `close`.
+        """
+        self._refuse_closed()
+        env = self._row(env)
+        self._refuse_foreign(state)
+        try:
+            root, count = state["series"]
+            terminated, truncated = (state["flags"][name] for name in ("terminated", "truncated"))
+            self._engine.set_state(env, state["engine"])
+        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"the state is damaged: {type(error).__name__}: {error}") from error
+        snapshot.unpack(self._state, env, state["rules"])
+        snapshot.unpack(self._state.slots, env, state["slots"])
+        self._seeds.set_row(env, (root, count))
+        self._unready[env], self._terminated[env], self._truncated[env] = False, terminated, truncated
+        if self._trace is not None:
+            trace = None if state["trace"] is None else snapshot.unpacked(state["trace"])
+            self._trace.set_row(env, int(self._state.epoch[env]), trace)
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        return self._observe(), infos.build(self._state, self._masks, everywhere, self._terms, None)
+
+    def export(self, env: int) -> nn.Module:
+        """The network of one environment as the harvest would leave it, made of torch's own parts alone.
+
+        It maps uint8 images (batch, height, width, channels), as data sets store them, to logits (batch,
+        classes): to the last bit those of the environment in batches of the same size. It is a copy, in eval
+        mode, on the environment's device.
+
+        Args:
+            env: Index of the environment.
+
+        Raises:
+            ValueError: no such environment, or a blueprint (named) that torch.fx can't trace.
+            ResetNeeded: it was never reset.
+            ClosedEnvironmentError: after `close`.
+        """
+        return self._engine.export(self._ready_row(env))
+
+    def _made_for(self) -> dict[str, Any]:
+        """By dotted path, plain values that environments must agree in to exchange a state."""
+        config = _flat(self.config.model_dump(mode="json"))
+        for path in NOT_COMPARED:
+            del config[path]
+        places = [[place.name, *place.shape] for place in self.facts.places]
+        own = {"slots": places, "host_params": self.facts.host_params, "reward_terms": list(self._terms)}
+        return config | own | {"blueprints": list(self.facts.blueprints)}
+
+    def _refuse_foreign(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping) or set(state) != set(STATE_PARTS):
+            raise ValueError(
+                f"state={_shortened(state)} is no state: what get_state returns is, a dict of {STATE_PARTS}"
+            )
+        damaged = [
+            name for name in ("made_for", "flags", "rules", "slots") if not isinstance(state[name], Mapping)
+        ]
+        if damaged:
+            raise ValueError(f"the state is damaged: {damaged} should be dicts")
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"state['version']={state['version']!r}: only {STATE_VERSION} can be read here")
+        own, other = self._made_for(), state["made_for"]
+        for path in (*own, *other):
+            if path not in own or path not in other or own[path] != other[path]:
+                here, there = own.get(path, "nothing"), other.get(path, "nothing")
+                raise ValueError(
+                    f"the state is of another configuration: {path} is {there!r} there and {here!r} here"
+                )
+        for name, arrays in (("rules", self._state), ("slots", self._state.slots)):
+            if not snapshot.fits(arrays, state[name]):
+                raise ValueError(f"state[{name!r}] is damaged: fields are missing, or of another shape")
+
+    def _row(self, env: int) -> int:
+        if isinstance(env, bool) or not isinstance(env, int | np.integer) or not 0 <= env < self.num_envs:
+            raise ValueError(f"env={env!r} is not allowed: an index from 0 to {self.num_envs - 1} is")
+        return int(env)
+
+    def _ready_row(self, env: int) -> int:
+        self._refuse_closed()
+        env = self._row(env)
+        if self._unready[env]:
+            raise ResetNeeded(f"environment {env} was never reset: call reset()")
+        return env
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the networks."""
+        self._engine.close()
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("this environment was closed: make a new one")
+
+    def _refuse_unready(self) -> None:
+        unready = np.flatnonzero(self._unready).tolist()
+        if unready:
+            raise ResetNeeded(f"environments {unready} were never reset: call reset()")
+
+    def _refuse_ended(self) -> None:
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
+            over = np.flatnonzero(self._over).tolist()
+            raise ResetNeeded(f"the episodes of {over} are over: call reset with a reset_mask in options")
+
+    @property
+    def _over(self) -> Bools:
+        """(env,): episodes that have ended and not begun anew."""
+        return self._terminated | self._truncated
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts by dotted path."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def _shortened(value: object) -> str:
+    text = repr(sorted(value, key=str)) if isinstance(value, Mapping) else repr(value)
+    return text if len(text) < 80 else f"{text[:80]}..."
