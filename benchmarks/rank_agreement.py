@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rank_report import draw, report
-from ranks import BASES, PRICED, UNSETTLED, Life, priced
+from ranks import BASES, KEPT, KEPT_PRICES, PRICED, Life, priced
 from roster import roster
 
 from esper_agents.episodes import Episode
@@ -66,12 +66,12 @@ def register() -> None:
     """Make junk, and the credit of each basis as a term of the reward, known to this process."""
     torch.set_num_threads(1)
     junk.register()
-    for term, basis in zip(UNSETTLED.values(), BASES, strict=True):
+    for term, basis in zip(KEPT.values(), BASES, strict=True):
         register_reward_term(term, _kept_credit(RewardConfig(credit_basis=basis)))
 
 
 def _kept_credit(config: RewardConfig) -> Any:
-    """What the modules fossilized in a step are worth; over an episode, the credit that is not settled."""
+    """What the modules fossilized in a step are worth: over an episode, the credit of its fossils."""
 
     def amount(change: StepChange, facts: HostFacts) -> NDArray[np.float64]:
         seen = SimpleNamespace(slots=change.before.copy(), quality=change.quality_before)
@@ -94,7 +94,7 @@ def make(
 def every_term() -> dict[str, float]:
     """A reward in which each term shows at its dense price, and every kind of credit at 1."""
     prices = {name: float(REWARD_MODES["dense"][name]) for name in PRICED}
-    return prices | {"credit": 1.0} | dict.fromkeys(UNSETTLED.values(), 1.0)
+    return prices | {"credit": 1.0} | dict.fromkeys(KEPT.values(), 1.0)
 
 
 def play(name: str, setting: Setting, seeds: Sequence[int]) -> dict[str, Any]:
@@ -134,11 +134,12 @@ def check(setting: Setting) -> None:
     """
     for name in CHECKED:
         life = Life(**play(name, setting, [0])["lives"][0])
-        assert all(life.terms[term] for term in UNSETTLED.values()), f"{name} was credited nothing"
+        assert all(life.terms[term] for term in KEPT.values()), f"{name} was credited nothing"
         for mode in ("dense", "sparse", "economy"):
             _compare(setting, name, life, mode)
-        for mode, basis in zip(UNSETTLED, BASES, strict=True):
-            changes = {"reward.settle_credit": False, "reward.credit_basis": basis}
+        for mode, basis in zip(KEPT, BASES, strict=True):
+            changes = {f"reward.{price}": value for price, value in KEPT_PRICES.items()}
+            changes |= {"reward.credit_at_end": "kept", "reward.credit_basis": basis}
             _compare(setting, name, life, mode, **changes)
     print(f"checked: the returns of {len(CHECKED)} lives are those of the real modes", flush=True)
 

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from ranks import MODES, UNSETTLED, Life, by_seed, halves, interval, of_means, places, priced
+from ranks import KEPT, KEPT_PRICES, MODES, Life, by_seed, halves, interval, of_means, places, priced
 
 from esper_env import REWARD_MODES
 
@@ -140,15 +140,19 @@ def _left_out(played: Played) -> tuple[list[str], list[Row]]:
 
 
 def _prices(played: Played) -> tuple[list[str], list[Row]]:
-    """Rows: kind of credit and price of the outcome; columns: price of credit."""
+    """Rows: kind of credit and price of the outcome; columns: price of a point of credit that is kept."""
     rows: list[Row] = []
-    for mode in ("economy", *UNSETTLED):
+    for mode in ("economy", *KEPT):
         terms = played.figures(lambda life, mode=mode: [priced(life, mode)[t] for t in ("outcome", "credit")])
         rest = played.returns(mode) - terms.sum(axis=-1)
-        unit = terms / [REWARD_MODES["economy"][t] for t in ("outcome", "credit")]
+        prices = KEPT_PRICES if mode in KEPT else REWARD_MODES["economy"]
+        unit, credits = (
+            terms / [prices["outcome"], prices["credit"]],
+            CREDIT_PRICES if mode in KEPT else (0.0,),
+        )
         for price in OUTCOME_PRICES:
-            returns = [rest + unit @ [price, credit] for credit in CREDIT_PRICES]
-            rows.append([mode, price, *(f"{of_means(r, played.yardstick):.3f}" for r in returns)])
+            cells = [f"{of_means(rest + unit @ [price, c], played.yardstick):.3f}" for c in credits]
+            rows.append([mode, price, *cells, *[""] * (len(CREDIT_PRICES) - len(cells))])
     return ["reward", "outcome", *(f"credit {price}" for price in CREDIT_PRICES)], rows
 
 

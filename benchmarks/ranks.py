@@ -16,10 +16,11 @@ BASES = ("contribution", "shapley")
 """What a module can be credited by in the economy."""
 PRICED = ("quality", "harvest", "rent", "churn", "op_cost", "shaping", "rollback")
 """Terms that are published under the name of their price."""
-UNSETTLED = {f"economy, kept {basis}": f"kept_{basis}" for basis in BASES}
-"""The economy with `settle_credit` off, in which fossils keep the credit they were fossilized with, and the
-name of the term that holds it."""
-MODES = ("dense", "sparse", "economy", *UNSETTLED)
+KEPT = {f"economy, kept {basis}": f"kept_{basis}" for basis in BASES}
+"""The economy in which fossils keep the credit they were fossilized with, and the term that holds it."""
+KEPT_PRICES = {"outcome": 20.0, "credit": 1.0}
+"""What that economy pays for the outcome, in place of more, and for a point of credit."""
+MODES = ("dense", "sparse", "economy", *KEPT)
 """What is compared."""
 PRICE_OF_SIZE = 2.0
 """Points that the yardstick takes for a factor e in parameters, and in FLOPs."""
@@ -68,10 +69,11 @@ def priced(life: Life, mode: str) -> dict[str, float]:
     The terms that a mode takes over from another are scaled by the ratio of prices, which holds for churn
     only as long as its cap is out of reach or its price the same.
     """
-    prices, played = REWARD_MODES[mode.partition(", ")[0]], REWARD_MODES["dense"]
+    prices, played = dict(REWARD_MODES[mode.partition(", ")[0]]), REWARD_MODES["dense"]
+    prices |= KEPT_PRICES if mode in KEPT else {}
     terms = {term: life.terms[term] * prices[term] / played[term] for term in PRICED}
     terms["outcome"] = prices["outcome"] * (life.harvest_accuracy - life.chance)
-    return terms | {"credit": prices["credit"] * life.terms[UNSETTLED.get(mode, "credit")]}
+    return terms | {"credit": prices["credit"] * life.terms[KEPT.get(mode, "credit")]}
 
 
 def spearman(returns: Floats, worth: Floats) -> float:

@@ -222,7 +222,6 @@ class EsperVectorEnv(QueriedVectorEnv):
         self._terminated = self._limits.terminated(state, played)
         self._truncated = self._limits.truncated(state, played)
         harvest = self._engine.harvest(self._terminated)
-        harvested, bare = record.harvested(harvest, facts)
         credit.appraise(state, config.reward)
         change = reward.StepChange(
             before=before,
@@ -231,8 +230,7 @@ class EsperVectorEnv(QueriedVectorEnv):
             op=actions.op,
             quality_before=quality,
             quality_after=state.quality,
-            harvested=harvested,
-            bare=bare,
+            harvested=record.harvested(harvest, facts),
             terminated=self._terminated,
             panicked=panicked,
         )

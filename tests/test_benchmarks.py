@@ -35,7 +35,7 @@ def played(load):
 
 
 def life(ranks, **changes):
-    terms = dict.fromkeys((*ranks.PRICED, "credit", *ranks.UNSETTLED.values()), 0.0)
+    terms = dict.fromkeys((*ranks.PRICED, "credit", *ranks.KEPT.values()), 0.0)
     figures = dict.fromkeys(ranks.Life.MEASURED, 1.0) | {"seed": 0, "chance": 0.1}
     counts = dict.fromkeys(("fossilized", "pruned", "invalid"), 0)
     return ranks.Life(**figures | counts | changes | {"terms": terms | changes.get("terms", {})})
@@ -55,16 +55,14 @@ def test_a_return_is_priced_by_hand_in_each_mode(load):
         "harvest": -5.0,
         "rent": -2.0,
         "rollback": -10.0,
-        "credit": 3.0,
         "kept_shapley": 7.0,
     }
     lived = life(ranks, terms=terms, harvest_accuracy=0.35)
     returns = {mode: sum(ranks.priced(lived, mode).values()) for mode in ranks.MODES}
     assert returns["dense"] == returns["sparse"] == pytest.approx(30 - 5 - 2 - 10)
-    outcome = prices.MODES["economy"]["outcome"] * 0.25
-    assert returns["economy"] == pytest.approx(outcome - 2 - 10 + 3)
-    assert returns["economy, kept contribution"] == pytest.approx(outcome - 2 - 10)
-    assert returns["economy, kept shapley"] == pytest.approx(outcome - 2 - 10 + 7)
+    assert returns["economy"] == pytest.approx(100 * 0.25 - 2 - 10)
+    assert returns["economy, kept contribution"] == pytest.approx(20 * 0.25 - 2 - 10)
+    assert returns["economy, kept shapley"] == pytest.approx(20 * 0.25 - 2 - 10 + 7)
 
 
 def test_returns_computed_from_one_life_are_those_of_the_real_modes(load, monkeypatch):

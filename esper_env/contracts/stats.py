@@ -68,10 +68,6 @@ class HarvestStats:
     """(env,): nats."""
     val_accuracy: Floats
     """(env,): share in [0, 1]."""
-    bare_loss: Floats
-    """(env,): validation loss of the host without the modules that were kept, in nats."""
-    bare_accuracy: Floats
-    """(env,): validation accuracy of the host without them, in [0, 1]."""
     test_loss: Floats
     """(env,): nats. For `info` only: no reward and no observation may read it."""
     test_accuracy: Floats

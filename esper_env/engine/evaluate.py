@@ -47,11 +47,9 @@ def predict(
     return losses, correct
 
 
-def summary(
-    model: GrownModel, task: ImageTask, split: Split, without: frozenset[int] = frozenset()
-) -> torch.Tensor:
-    """Mean loss in nats and accuracy in [0, 1] on a whole split, float64 (2,); arguments as of `predict`."""
-    return torch.stack(predict(model, task, split, without=without)).double().mean(dim=1)
+def summary(model: GrownModel, task: ImageTask, split: Split) -> torch.Tensor:
+    """Mean loss in nats and accuracy in [0, 1] on a whole split, float64 (2,)."""
+    return torch.stack(predict(model, task, split)).double().mean(dim=1)
 
 
 @torch.no_grad()

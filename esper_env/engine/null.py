@@ -106,10 +106,8 @@ class NullEngine:
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """See `Engine`."""
-        harvest, bare = HarvestStats.empty(len(ending)), SlotState.empty(*self._slots.stage.shape)
-        kept = self._committed()
-        for name, slots in (("val", kept), ("test", kept), ("bare", bare)):
-            stats = self.script(slots, self._epochs)
+        harvest, stats = HarvestStats.empty(len(ending)), self.script(self._committed(), self._epochs)
+        for name in ("val", "test"):
             getattr(harvest, f"{name}_loss")[ending] = stats.val_loss[ending]
             getattr(harvest, f"{name}_accuracy")[ending] = stats.val_accuracy[ending]
         return harvest

@@ -90,8 +90,10 @@ def clip(parameters: Sequence[nn.Parameter], norms: torch.Tensor, largest: float
 
     As `torch.nn.utils.clip_grad_norm_` does, whose formula this is, with the norms that were measured anyway.
     """
-    scale = torch.clamp(largest / (torch.linalg.vector_norm(norms) + 1e-6), max=1.0)
-    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        scale = torch.clamp(largest / (torch.linalg.vector_norm(norms) + 1e-6), max=1.0)
+        torch._foreach_mul_(gradients, scale)
 
 
 def shares(rms: torch.Tensor, config: OptimizerConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,6 @@
 """A module in a slot of the reference engine, with what is needed to train it and what it costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +35,8 @@ class Planted:
     stage: Stage = Stage.GERMINATED
     frozen: bool = False
     """Alpha ramps down: neither weights nor momentum move."""
+    _learns: list[nn.Parameter] = field(default_factory=list, repr=False)
+    """While it is frozen, what will learn again."""
 
     @property
     def trains(self) -> bool:
@@ -47,9 +49,12 @@ class Planted:
         return list(self.graft.parameters())
 
     def freeze(self, frozen: bool) -> None:
-        """Stop learning, or go on with it."""
+        """Stop learning, or go on with it; what the blueprint itself holds fixed stays so."""
+        if frozen:
+            self._learns = [p for p in self.graft.parameters() if p.requires_grad]
         self.frozen = frozen
-        self.graft.requires_grad_(not frozen)
+        for parameter in self._learns:
+            parameter.requires_grad_(not frozen)
 
     def describe(self) -> dict[str, Any]:
         """Everything about it but its weights and momenta, as plain values."""

@@ -106,28 +106,19 @@ class ReferenceEngine:
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """See `Engine`."""
-        stats = HarvestStats.empty(len(self._lives))
+        stats, task = HarvestStats.empty(len(self._lives)), self._setup.loaded_task
         for env in np.flatnonzero(ending).tolist():
             life = self.life(env)
             for slot, planted in list(life.planted.items()):
                 if planted.stage != Stage.FOSSILIZED:
                     life.remove(slot)
-            for name, measured in self._harvested(life).items():
-                loss, accuracy = measured.tolist()
-                getattr(stats, f"{name}_loss")[env] = loss
-                getattr(stats, f"{name}_accuracy")[env] = accuracy
+            # Validated in the batches of every epoch, so that an unchanged network has the same quality.
+            validation = measure(life.model, task, (), (), self._setup.config.counterfactual_size).validation
+            both = [validation, summary(life.model, task, task.test)]
+            stats.val_loss[env], stats.val_accuracy[env], stats.test_loss[env], stats.test_accuracy[env] = (
+                torch.cat(both).tolist()
+            )
         return stats
-
-    def _harvested(self, life: Life) -> dict[str, torch.Tensor]:
-        """Loss and accuracy of what is left, on validation and test, and of its host alone on validation.
-
-        Validated in the batches of every epoch, so that an unchanged network has the same quality.
-        """
-        task, size = self._setup.loaded_task, self._setup.config.counterfactual_size
-        validation = measure(life.model, task, (), (), size).validation
-        test, fossils = summary(life.model, task, task.test), frozenset(life.fossils)
-        bare = summary(life.model, task, task.validation, fossils) if fossils else validation
-        return {"val": validation, "bare": bare, "test": test}
 
     def keep(self, envs: Bools) -> None:
         """See `Engine`. What is kept stays on the device."""

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper_env.contracts.lifecycle import Stage
-from esper_env.contracts.state import GameState, SlotState
+from esper_env.contracts.state import GameState
 from esper_env.mdp.prices import RewardConfig
 
 Floats = NDArray[np.float64]
@@ -35,20 +35,3 @@ def appraise(state: GameState, config: RewardConfig) -> None:
     measured = slots.live & ~np.isnan(basis)
     fossil = slots.stage == Stage.FOSSILIZED
     slots.credit = np.where(fossil, slots.credit, np.where(measured, value, 0.0))
-
-
-def settled(slots: SlotState, harvested: Floats, bare: Floats) -> Floats:
-    """(env,): what the fossils are worth together at the harvest, in points; 0 without any.
-
-    Tempered by the quality gained since the first of them was planted. What a module was worth when it was
-    fossilized says little at the end: it went on learning, and the modules beside it may be gone.
-
-    Args:
-        slots: At the end.
-        harvested: (env,): quality with the fossils.
-        bare: (env,): quality of the host without them.
-    """
-    fossil = slots.stage == Stage.FOSSILIZED
-    first = np.where(fossil, slots.quality_at_germination, np.inf).min(axis=1)
-    value = tempered(100 * (harvested - bare), 100 * (harvested - first))
-    return np.where(fossil.any(axis=1) & np.isfinite(value), value, 0.0)

@@ -126,7 +126,8 @@ def roll_back(state: GameState, stats: EpochStats, envs: Bools, facts: HostFacts
         envs: (env,): where the network broke.
         facts: The quality of guessing.
     """
-    state.val_loss[envs], state.val_accuracy[envs] = stats.val_loss[envs], stats.val_accuracy[envs]
+    state.val_loss[envs] = np.nan_to_num(stats.val_loss[envs], nan=np.inf, posinf=np.inf)
+    state.val_accuracy[envs] = stats.val_accuracy[envs]
     shown = quality(stats.val_loss, stats.val_accuracy, facts)[envs]
     state.quality[envs] = np.nan_to_num(shown, nan=facts.chance_quality)
     state.measure_flops[envs] += stats.measure_flops[envs]

@@ -23,8 +23,8 @@ MODES: dict[str, dict[str, float | bool]] = {
     "economy": {
         "quality": 0.0,
         "harvest": 0.0,
-        "outcome": 40.0,
-        "credit": 0.25,
+        "outcome": 100.0,
+        "credit": 1.0,
         **_COMMON,
         "pay_at_end": False,
     },
@@ -54,7 +54,7 @@ class RewardConfig(BaseModel):
     """For one unit of quality that the harvested model has above guessing, at the end; part of the term
     `harvest`."""
     credit: float = Field(0.0, ge=0)
-    """For one point of credit won in a step."""
+    """For one point of credit won in a step, and lost again (see `credit_at_end`)."""
     rent: float = Field(2.0, ge=0)
     """Over a whole horizon, for each unit of ln(1 + module parameters / host parameters)."""
     churn: float = Field(0.2, ge=0)
@@ -71,9 +71,9 @@ class RewardConfig(BaseModel):
     credit_basis: Literal["contribution", "shapley"] = "shapley"
     """What a live module is credited with: what would be lost without it, or its Shapley value where that was
     measured."""
-    settle_credit: bool = True
-    """Whether the fossils are valued anew at the harvest, together; else each keeps the value that it had
-    when it was fossilized."""
+    credit_at_end: Literal["lost", "kept"] = "lost"
+    """What becomes of the credit when the episode terminates: all of it is lost, so that it adds nothing to the
+    return and only says early what the outcome will pay; or the fossils keep theirs."""
     interaction_bonus: float = Field(0.1, ge=0)
     """Most credit, in points, that interactions with other live modules add or take."""
     interaction_scale: float = Field(2.0, gt=0)

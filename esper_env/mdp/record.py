@@ -33,10 +33,9 @@ class RecordConfig(BaseModel):
     """Factor by which the freshness of a contribution falls in an epoch in which it is not measured."""
 
 
-def harvested(stats: HarvestStats, facts: HostFacts) -> tuple[Floats, Floats]:
-    """(env,) each: validation quality of the harvested models and of their hosts alone, NaN if not ended."""
-    whole = quality(stats.val_loss, stats.val_accuracy, facts)
-    return whole, quality(stats.bare_loss, stats.bare_accuracy, facts)
+def harvested(stats: HarvestStats, facts: HostFacts) -> Floats:
+    """(env,): validation quality of the harvested models, NaN where there was no harvest."""
+    return quality(stats.val_loss, stats.val_accuracy, facts)
 
 
 def ledger(state: GameState, facts: HostFacts) -> dict[str, Floats]:

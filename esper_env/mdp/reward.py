@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import Stage
 from esper_env.contracts.state import GameState, SlotState
-from esper_env.mdp.credit import settled
 from esper_env.mdp.prices import OWN_TERMS, RewardConfig
 
 Bools = NDArray[np.bool_]
@@ -36,8 +35,6 @@ class StepChange:
     """(env,): validation quality after the epoch; the snapshot's after a rollback."""
     harvested: Floats
     """(env,): validation quality of the harvested model; NaN where the episode goes on."""
-    bare: Floats
-    """(env,): the same of its host alone, without the fossils; NaN where the episode goes on."""
     terminated: Bools
     """(env,)."""
     panicked: Bools
@@ -106,11 +103,10 @@ def _shaping(change: StepChange, config: RewardConfig) -> Floats:
 
 
 def _credit_won(change: StepChange, config: RewardConfig) -> Floats:
-    """Credit of the slots as they are now less what it was; at the end only what is settled counts."""
-    fossils = np.where(change.after.stage == Stage.FOSSILIZED, change.after.credit, 0.0).sum(axis=1)
-    kept = settled(change.after, change.harvested, change.bare) if config.settle_credit else fossils
-    now = np.where(change.terminated, kept, change.after.credit.sum(axis=1))
-    return now - change.before.credit.sum(axis=1)
+    """Gamma C' - C, C being the credit of all slots: a potential like that of shaping if all is lost."""
+    kept = (change.after.stage == Stage.FOSSILIZED) & (config.credit_at_end == "kept")
+    reached = np.where(kept | ~change.terminated[:, None], change.after.credit, 0.0).sum(axis=1)
+    return config.gamma * reached - change.before.credit.sum(axis=1)
 
 
 def total(paid: Mapping[str, Floats]) -> Floats:
