@@ -93,7 +93,7 @@ def make(
 
 def every_term() -> dict[str, float]:
     """A reward in which each term shows at its dense price, and every kind of credit at 1."""
-    prices = {name: float(REWARD_MODES["dense"][name]) for name in PRICED}
+    prices = {name: float(REWARD_MODES["dense"][name]) for name in (*PRICED, "compute_rent")}
     return prices | {"credit": 1.0} | dict.fromkeys(KEPT.values(), 1.0)
 
 

@@ -41,8 +41,9 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     validation quality, less rent for the size of the modules, churn of alpha, the cost of ops and of
     rollbacks, plus shaping that sums to the same for every life; at the end 100 times what the harvest
     changes. So the return is the harvested quality won, in points, less what it cost. `sparse` pays the
-    same sum once, at the end. `economy` pays what each module contributes, as it is measured, which at
-    the harvest becomes what the fossils are worth together, and a share of the harvested quality.
+    same sum once, at the end. `economy` pays what each module contributes, as it is measured, takes all
+    of it back at the end, and pays the harvested quality there. With gamma 1 all three return the same
+    for the same life.
     `info["reward_terms"]` holds the terms, which sum to the reward. [What is rewarded](../rewards.md)
     says what each is for.
 

@@ -208,7 +208,7 @@ class EsperVectorEnv(QueriedVectorEnv):
     def _play(self, actions: Actions, valid: Bools, played: Bools) -> tuple[Values, Values]:
         """One epoch: the terms of the reward to pay, and the figures of the episodes that ended with it."""
         state, facts, config = self._state, self.facts, self.config
-        before, quality = state.slots, state.quality
+        before, quality, compute = state.slots, state.quality, self._limits.compute_beyond_static(state)
         state.slots = transition.apply(state, actions, self._gates, config.lifecycle, facts)
         state.slots = trained = transition.tick(state.slots, before, quality, config.lifecycle)
         self._engine.sync(state.slots, played)
@@ -228,6 +228,8 @@ class EsperVectorEnv(QueriedVectorEnv):
             trained=trained,
             after=state.slots,
             op=actions.op,
+            compute_before=compute,
+            compute_after=self._limits.compute_beyond_static(state),
             quality_before=quality,
             quality_after=state.quality,
             harvested=record.harvested(harvest, facts),

@@ -10,6 +10,7 @@ from esper_env.contracts.state import GameState
 from esper_env.contracts.streams import Stream, key
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 class EpisodeSeeds:
@@ -71,6 +72,10 @@ class Limits:
         static = float(facts.host_flops) * epoch_size * horizon
         compute = np.inf if compute_budget is None else compute_budget * static
         return cls(horizon, compute, static, max_steps, max_panics)
+
+    def compute_beyond_static(self, state: GameState) -> Floats:
+        """(env,): training FLOPs spent so far beyond the static host's, as a share of its whole horizon's."""
+        return (state.train_flops - state.epoch * (self.static_flops / self.horizon)) / self.static_flops
 
     def terminated(self, state: GameState, played: Bools) -> Bools:
         """(env,): the task itself ended with this epoch."""

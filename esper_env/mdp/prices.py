@@ -15,7 +15,7 @@ Price = Annotated[float, Field(ge=0)]
 Amount = Callable[..., Floats]
 """What a term of one's own is measured by: (StepChange, HostFacts) -> (env,), finite."""
 
-_COMMON = {"rent": 2.0, "churn": 0.2, "op_cost": 1.0, "shaping": 0.3, "rollback": 10.0}
+_COMMON = {"rent": 2.0, "compute_rent": 2.0, "churn": 0.2, "op_cost": 1.0, "shaping": 0.3, "rollback": 10.0}
 _DENSE = {"quality": 100.0, "harvest": 100.0, "outcome": 0.0, "credit": 0.0, **_COMMON}
 MODES: dict[str, dict[str, float | bool]] = {
     "dense": {**_DENSE, "pay_at_end": False},
@@ -57,6 +57,8 @@ class RewardConfig(BaseModel):
     """For one point of credit won in a step, and lost again (see `credit_at_end`)."""
     rent: float = Field(2.0, ge=0)
     """Over a whole horizon, for each unit of ln(1 + module parameters / host parameters)."""
+    compute_rent: float = Field(2.0, ge=0)
+    """For each unit of ln(training FLOPs / the static host's over the horizon); part of the term `rent`."""
     churn: float = Field(0.2, ge=0)
     """For a squared change of alpha of 1 of a module as large as the host."""
     op_cost: float = Field(1.0, ge=0)
@@ -72,8 +74,8 @@ class RewardConfig(BaseModel):
     """What a live module is credited with: what would be lost without it, or its Shapley value where that was
     measured."""
     credit_at_end: Literal["lost", "kept"] = "lost"
-    """What becomes of the credit when the episode terminates: all of it is lost, so that it adds nothing to the
-    return and only says early what the outcome will pay; or the fossils keep theirs."""
+    """What becomes of the credit when the episode terminates: all of it is lost, so that it adds nothing to
+    the return and only says early what the outcome will pay; or the fossils keep theirs."""
     interaction_bonus: float = Field(0.1, ge=0)
     """Most credit, in points, that interactions with other live modules add or take."""
     interaction_scale: float = Field(2.0, gt=0)

@@ -29,6 +29,10 @@ class StepChange:
     """Slots as they are observed: other than `trained` where the governor rolled back."""
     op: NDArray[np.int64]
     """(env,): the op that was applied."""
+    compute_before: Floats
+    """(env,): training FLOPs beyond the static host's before the epoch, as a share of its whole horizon's."""
+    compute_after: Floats
+    """(env,): the same after the epoch."""
     quality_before: Floats
     """(env,): validation quality before the epoch, in [0, 1]; that of guessing before the first one."""
     quality_after: Floats
@@ -61,7 +65,8 @@ def terms(change: StepChange, facts: HostFacts, config: RewardConfig, horizon: i
     return {
         "quality": config.quality * (change.quality_after - change.quality_before),
         "harvest": np.where(change.terminated, end, 0.0),
-        "rent": -(config.rent / horizon) * np.log1p(np.minimum(growth, config.rent_cap)),
+        "rent": -(config.rent / horizon) * np.log1p(np.minimum(growth, config.rent_cap))
+        - config.compute_rent * (np.log1p(change.compute_after) - np.log1p(change.compute_before)),
         "churn": -_churn(change, facts, config),
         "op_cost": -config.op_cost * config.op_costs()[change.op],
         "shaping": _shaping(change, config),

@@ -19,7 +19,7 @@ GOVERNOR = {
     "window": 6, "min_window": 4, "patience": 2, "snapshot_every": 3, "collapse_in_training": False,
 }  # fmt: skip
 PRICES = {
-    "quality": 100, "harvest": 100, "outcome": 20, "credit": 1,
+    "quality": 100, "harvest": 100, "outcome": 100, "credit": 1,
     "rent": 2, "churn": 0.2, "op_cost": 1, "shaping": 0.3, "rollback": 10,
 }  # fmt: skip
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -29,7 +29,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "reward": "economy", "gamma": 0.9, "slots": 2, "horizon": 40, "autoreset_mode": "NextStep",
             "param_budget": 2.0, "compute_budget": 0.8,
             "overrides": {f"governor.{name}": value for name, value in GOVERNOR.items()} | {
-                "reward.credit_basis": "contribution", "reward.settle_credit": False,
+                "reward.credit_basis": "contribution", "reward.credit_at_end": "kept",
                 "reward.outcome": 20.0, "reward.credit": 1.0,
                 "lifecycle.tempo_epochs": (1, 2, 12), "lifecycle.speed_epochs": (0, 1, 2, 6),
                 "lifecycle.pruned_epochs": 3, "lifecycle.embargoed_epochs": 2,
@@ -37,8 +37,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             },
         },
         {
-            "mode": "economy", "by_shapley": False, "settled": False, "gamma": 0.9, "horizon": 40,
-            "param_budget": 2.0, "compute": 32,
+            "mode": "economy", "by_shapley": False, "kept": True, "outcome": 20.0, "gamma": 0.9,
+            "horizon": 40, "param_budget": 2.0, "compute": 32,
             "clocks": Clocks((1, 2, 12), (0, 1, 2, 6), (3, 2, 4), 3), **GOVERNOR,
         },
     ),

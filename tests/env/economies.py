@@ -3,7 +3,7 @@
 from functools import cache
 
 import numpy as np
-from lives import GROW, play, rules_only
+from lives import GROW, play, rules_only, wandering
 from numpy.typing import NDArray
 
 from esper_env import EsperVectorEnv, Head, Op, encode
@@ -48,27 +48,27 @@ def moved(slot: int) -> list[NDArray[np.int64]]:
 
 
 @cache
-def world(basis: str, bonus: float, settle: bool) -> EsperVectorEnv:
-    changes = {"credit_basis": basis, "interaction_bonus": bonus, "settle_credit": settle, "credit": 1.0}
+def world(basis: str, bonus: float, at_end: str) -> EsperVectorEnv:
+    changes = {"credit_basis": basis, "interaction_bonus": bonus, "credit_at_end": at_end}
     overrides = {f"reward.{name}": value for name, value in changes.items()}
     return rules_only(reward="economy", horizon=HORIZON, overrides=overrides)
 
 
 def economy(
-    script: Script, basis: str = "contribution", bonus: float = 0.0, settle: bool = True
+    script: Script, basis: str = "contribution", bonus: float = 0.0, at_end: str = "lost"
 ) -> EsperVectorEnv:
     """An episode that has just begun."""
-    env = world(basis, bonus, settle)
+    env = world(basis, bonus, at_end)
     env._engine.script = script
     env.reset(seed=0)
     return env
 
 
 def live_pair(
-    game: str, basis: str = "contribution", bonus: float = 0.0, settle: bool = True
+    game: str, basis: str = "contribution", bonus: float = 0.0, at_end: str = "lost"
 ) -> EsperVectorEnv:
     """Both modules in HOLDING, the first planted before anything was learned: the gain tempers nothing."""
-    env = economy(worth(GAMES[game]), basis, bonus, settle)
+    env = economy(worth(GAMES[game]), basis, bonus, at_end)
     play(env, [GROW[0], *moved(1), *GROW[1:]])
     return env
 
@@ -90,3 +90,25 @@ def to_the_end(env: EsperVectorEnv, *actions: NDArray[np.int64]) -> float:
     summed = held + sum(credit_paid(env, *actions, *waiting))
     assert env._terminated[0]
     return float(summed)
+
+
+def fickle(slots: SlotState, epochs: NDArray[np.int64]) -> EpochStats:
+    """Quality depends on time, modules, and pairs of them, with either sign; some networks break."""
+    stats, on = plausible(slots, epochs), np.where(slots.alpha > 0, slots.alpha, 0.0)
+    value = on @ np.array([3.0, -1.0, 2.0]) + 4 * on[:, 0] * on[:, 2] - 3 * on[:, 0] * on[:, 1]
+    stats.val_accuracy = 0.4 + (value + 5 * np.sin(epochs)) / 100
+    stats.val_loss = -np.log(stats.val_accuracy)
+    stats.finite = (epochs % 13 < 12) | (slots.planting.sum(axis=1) % 3 != 1)
+    return stats
+
+
+def committing(env: EsperVectorEnv, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Random legal actions (env, 8) of lives that wait often, prune seldom and commit what they hold."""
+    actions = wandering(env, rng, 0.4)
+    seldom = (actions[:, Head.OP] == Op.PRUNE) & (rng.random(env.num_envs) < 0.8)
+    actions[seldom] = WAIT
+    actions[:, Head.ALPHA_TARGET] = 2
+    for row, slot in np.argwhere(env._masks.op_slot[:, Op.FOSSILIZE] > 0):
+        if rng.random() < 0.3:
+            actions[row] = encode(Op.FOSSILIZE, slot=int(slot))
+    return actions

@@ -23,6 +23,8 @@ from esper_env.mdp.reward import StepChange
 
 Floats = NDArray[np.float64]
 MODES = ("dense", "sparse", "economy")
+KEPT = {"credit_at_end": "kept", "credit_basis": "contribution", "outcome": 20.0, "credit": 1.0}
+"""On top of economy: fossils keep what they were credited with, and the outcome pays a fifth."""
 
 
 @dataclass
@@ -54,9 +56,9 @@ class Lives:
             self.facts, self.horizon, changes, played, self.rewards[:, rows], ends, self.panics[rows]
         )
 
-    def sums(self, mode: str, gamma: float = 1.0) -> dict[str, Floats]:
-        """(env,) each: what every term adds to the return in this mode."""
-        config = RewardConfig(mode=mode, gamma=gamma)
+    def sums(self, mode: str, gamma: float = 1.0, **prices: Any) -> dict[str, Floats]:
+        """(env,) each: what every term adds to the return in this mode, with these prices on top."""
+        config = RewardConfig(mode=mode, gamma=gamma, **prices)
         state = GameState.empty(len(self.panics), self.facts.num_slots)
         summed: dict[str, Floats] = {}
         for step, (change, played) in enumerate(zip(self.changes, self.played, strict=True)):
@@ -76,8 +78,8 @@ class Lives:
         return np.sum([summed[name] for name in ("rent", "churn", "op_cost", "rollback")], axis=0)
 
     def credit(self) -> Floats:
-        """(env,): what the economy pays for contributions, in points."""
-        return self.sums("economy")["credit"]
+        """(env,): what the fossils were credited with, in points, as the economy pays it where it is kept."""
+        return self.sums("economy", **KEPT)["credit"]
 
     def points(self, split: str) -> Floats:
         """(env,): accuracy of the harvested models on a split, `harvest` or `test`, in percent."""

@@ -43,7 +43,8 @@ OTHER = {
     "lifecycle.max_modules": 2, "lifecycle.tempo_epochs": [1, 2, 3], "lifecycle.speed_epochs": [0, 1, 2, 3],
     "lifecycle.alpha_targets": [0.25, 0.5, 1.0], "lifecycle.sigmoid_steepness": [1.0, 2.0, 3.0],
     "lifecycle.auto_advance": ["G1"], "gates.mode": "strict", "budget.params": 2.0, "budget.compute": 1.5,
-    "reward.mode": "sparse", "reward.gamma": 0.5, "reward.credit_basis": "shapley",
+    "reward.mode": "sparse", "reward.gamma": 0.5, "reward.credit_basis": "contribution",
+    "reward.credit_at_end": "kept",
     "attribution.shapley_permutations": 2,
 }  # fmt: skip
 """A different value for each leaf that has no number to be nudged."""

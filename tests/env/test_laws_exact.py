@@ -150,7 +150,7 @@ def test_what_a_module_takes_over_pays_only_what_the_harvested_network_gains() -
     taken = np.nanmax([change.after.contribution for change in lives.changes], axis=(0, 2))
     assert (taken > 3).all(), "without the modules much would be lost"
     gain = lives.points("harvest") - waiting.points("harvest")
-    for mode in ("dense", "sparse"):
+    for mode in MODES:
         np.testing.assert_allclose(
             lives.returns(mode) - waiting.returns(mode), gain + lives.costs(), atol=1e-9
         )
@@ -163,8 +163,9 @@ def test_committing_later_changes_no_bit_and_pays_no_more() -> None:
     assert (lives.stages()[-1, :, 1] == Stage.FOSSILIZED).all()
     np.testing.assert_array_equal(qualities(lives), np.tile(qualities(lives)[:, :1], (1, 4)))
     assert len(set(lives.points("harvest"))) == 1
-    for mode in ("dense", "sparse"):
+    for mode in MODES:
         np.testing.assert_allclose(lives.returns(mode), lives.returns(mode)[0], atol=1e-9)
+    assert lives.credit()[-1] > lives.credit()[0], "where credit is kept, the later is worth more"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

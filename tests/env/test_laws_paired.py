@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 from cheats import INDEX, cheating
-from laws import MODES, Lives, live, lower, upper
+from laws import KEPT, MODES, Lives, live, lower, upper
 from scripted import Agent, churner, grower, hungry, saboteur, wait
 
 from esper_env import EsperVectorEnv
@@ -55,7 +55,8 @@ AGENTS: dict[str, Agent] = {
 @cache
 def environment(num_envs: int, health: float) -> EsperVectorEnv:
     with cheating(CALM):
-        arguments = {"autoreset_mode": "NextStep", "overrides": {"gates.min_health": health}}
+        overrides = {"gates.min_health": health, "reward.credit_basis": "contribution"}
+        arguments = {"autoreset_mode": "NextStep", "overrides": overrides}
         return EsperVectorEnv(num_envs, "micro", device="cpu", **arguments)
 
 
@@ -67,6 +68,12 @@ def played(name: str, seeds: tuple[int, ...] = SEEDS, health: float = 0.7) -> Li
 def gains(name: str, mode: str, than: str = "wait", **where: object) -> np.ndarray:
     """(seed,): how much more one agent's life returns than another's."""
     return played(name, **where).returns(mode) - played(than, **where).returns(mode)
+
+
+def kept(name: str, **where: object) -> np.ndarray:
+    """(seed,): how much more than waiting returns where fossils keep their credit."""
+    pays = [sum(played(one, **where).sums("economy", **KEPT).values()) for one in (name, "wait")]
+    return np.subtract(*pays)
 
 
 def shown(text: str, values: np.ndarray) -> None:
@@ -97,12 +104,19 @@ def test_frozen_random_fossils_lose_to_waiting(mode: str) -> None:
     loses("frozen", mode, seeds=MORE_SEEDS, health=0.0)
 
 
-@pytest.mark.parametrize("mode", ["dense", "sparse"])
+def test_frozen_random_fossils_win_where_credit_is_kept() -> None:
+    """What a module took over counts as its own: why credit is lost at the end by default."""
+    won = kept("frozen", seeds=MORE_SEEDS, health=0.0)
+    shown("frozen - wait, credit kept", won)
+    assert lower(won) > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_what_is_taken_over_pays_the_harvested_quality_alone(mode: str) -> None:
     gained = played("rescale").points("harvest") - played("wait").points("harvest")
     expected = gained + played("rescale").costs()
     np.testing.assert_allclose(gains("rescale", mode), expected, atol=1e-9)
-    shown("credit of what is taken over", played("rescale").credit())
+    shown("credit of what is taken over, where it is kept", played("rescale").credit())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -129,12 +143,12 @@ def test_a_provoked_rollback_never_pays(name: str, mode: str) -> None:
 @pytest.mark.parametrize("name", ["hungry", "hungry_then_commits", "hungry_for_norm"])
 def test_living_for_ablations_gains_no_more_than_the_test_split_shows(name: str) -> None:
     shows = played(name).points("test") - played("wait").points("test")
-    for mode in ("dense", "sparse"):
+    for mode in MODES:
         beyond = gains(name, mode) - shows
         shown(f"{name}: gain beyond test, {mode}", beyond)
         assert lower(beyond) < 0
     shown(f"{name}: test", shows)
-    shown(f"{name}: credit", played(name).credit())
+    shown(f"{name}: credit, where it is kept", played(name).credit())
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,5 +1,6 @@
 """Every term of the reward by hand."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ def in_slot_1(values: dict[str, Any] | None) -> SlotState:
 def step_change(**values: Any) -> StepChange:
     """A step of one environment in which nothing happens but what is named."""
     nothing = {name: game().slots for name in ("before", "trained", "after")}
-    nothing |= {"quality_before": 0.3, "quality_after": 0.3, "harvested": NAN, "bare": NAN}
+    nothing |= {"quality_before": 0.3, "quality_after": 0.3, "harvested": NAN}
+    nothing |= {"compute_before": 0.0, "compute_after": 0.0}
     nothing |= {"op": int(Op.WAIT), "terminated": False, "panicked": False}
     given = nothing | values
     return StepChange(**{name: v if isinstance(v, SlotState) else np.array([v]) for name, v in given.items()})
@@ -36,7 +38,6 @@ def terms(
     op: Op = Op.WAIT,
     accuracy: tuple[float, float] = (0.3, 0.3),
     harvested: float | None = None,
-    bare: float = NAN,
     trained: dict[str, Any] | None = None,
     panicked: bool = False,
     **config: Any,
@@ -50,7 +51,6 @@ def terms(
         quality_before=accuracy[0],
         quality_after=accuracy[1],
         harvested=NAN if harvested is None else harvested,
-        bare=bare,
         terminated=harvested is not None,
         panicked=panicked,
     )
@@ -71,9 +71,9 @@ def test_quality_pays_a_point_a_point_and_the_harvest_what_it_has_above_the_grow
     assert ended["quality"] + ended["harvest"] == pytest.approx(100 * (0.29 - 0.3))
 
 
-def test_the_economys_harvest_pays_two_fifths_of_a_point_a_point_above_guessing() -> None:
-    assert terms(harvested=0.65, mode="economy")["harvest"] == pytest.approx(40 * (0.65 - 0.1))
-    assert terms(harvested=0.05, mode="economy")["harvest"] == pytest.approx(-2), "worse than guessing"
+def test_the_economys_harvest_pays_a_point_a_point_above_guessing() -> None:
+    assert terms(harvested=0.65, mode="economy")["harvest"] == pytest.approx(55)
+    assert terms(harvested=0.05, mode="economy")["harvest"] == pytest.approx(-5), "worse than guessing"
     assert terms(accuracy=(0.2, 0.6), mode="economy") == dict.fromkeys(REWARD_TERMS, 0)
 
 
@@ -125,21 +125,33 @@ def test_what_the_governor_prunes_is_charged_as_a_rollback_and_not_as_churn() ->
     assert terms(panicked=True, rollback=2.5)["rollback"] == -2.5
 
 
-def test_credit_is_paid_as_it_is_won_and_at_the_harvest_only_what_the_fossils_are_worth_counts() -> None:
-    held, fossil = {"stage": Stage.HOLDING, "credit": 5.0}, {"stage": Stage.FOSSILIZED, "credit": 5.0}
-    fossil["quality_at_germination"] = 0.2
-    economy = {"mode": "economy", "credit": 1.0}
-    assert terms(after=held, **economy)["credit"] == 5
-    assert terms(held, held | {"credit": 3.5}, **economy)["credit"] == -1.5
-    assert terms(held, fossil, **economy)["credit"] == 0, "committing keeps the value"
-    assert terms(held, {"stage": Stage.PRUNED}, **economy)["credit"] == -5
-    assert terms(held, held | {"credit": 6.0}, harvested=0.3, **economy)["credit"] == -5
-    settled = terms(fossil, fossil, harvested=0.3, bare=0.22, **economy)["credit"]
-    assert settled == pytest.approx(8 - 5), "8 points with it, of 10 won since it was planted"
-    kept = terms(fossil, fossil, harvested=0.3, bare=0.22, settle_credit=False, **economy)
-    assert kept["credit"] == 0
-    assert terms(after=held, mode="economy", credit=0.5)["credit"] == 2.5
-    assert terms(after=held)["credit"] == 0, "free of charge in the other modes"
+HELD, FOSSIL = {"stage": Stage.HOLDING, "credit": 5.0}, {"stage": Stage.FOSSILIZED, "credit": 5.0}
+
+
+def credit(before: dict[str, Any], after: dict[str, Any], **more: Any) -> float:
+    return terms(before, after, mode="economy", **more)["credit"]
+
+
+def test_credit_is_paid_as_it_is_won_and_all_of_it_is_lost_at_the_end() -> None:
+    assert credit({}, HELD) == 5
+    assert credit(HELD, HELD | {"credit": 3.5}) == -1.5
+    assert credit(HELD, FOSSIL) == 0, "committing keeps the value"
+    assert credit(HELD, {"stage": Stage.PRUNED}) == -5
+    for held in (HELD, FOSSIL):
+        assert credit(held, held | {"credit": 6.0}, harvested=0.3) == -5
+
+
+def test_where_credit_is_kept_the_end_takes_what_was_not_fossilized() -> None:
+    assert credit(HELD, FOSSIL, harvested=0.3, credit_at_end="kept") == 0
+    assert credit(FOSSIL, FOSSIL, harvested=0.3, credit_at_end="kept", gamma=0.9) == pytest.approx(-0.5)
+    assert credit(HELD, HELD | {"credit": 6.0}, harvested=0.3, credit_at_end="kept") == -5
+
+
+def test_credit_is_discounted_like_any_potential_and_has_a_price() -> None:
+    assert credit(HELD, HELD | {"credit": 6.0}, gamma=0.9) == pytest.approx(0.9 * 6 - 5)
+    assert credit(HELD, HELD, harvested=0.3, gamma=0.9) == -5
+    assert terms(after=HELD, mode="economy", credit=0.5)["credit"] == 2.5
+    assert terms(after=HELD)["credit"] == 0, "free of charge in the other modes"
 
 
 @pytest.mark.parametrize("op", Op)
@@ -186,11 +198,23 @@ def test_every_price_is_a_field_of_the_configuration() -> None:
     assert terms(after=module, potentials={"HOLDING": 10.0})["shaping"] == pytest.approx(3)
 
 
+@pytest.mark.parametrize("mode", ["dense", "sparse", "economy"])
+def test_compute_beyond_the_static_hosts_is_charged_by_its_logarithm_and_telescopes(mode: str) -> None:
+    config, spent = RewardConfig(mode=mode), [0.0, 0.02, 0.1, 0.1, 1.5]
+    paid = [
+        reward.terms(step_change(compute_before=a, compute_after=b), facts(), config, HORIZON)["rent"][0]
+        for a, b in pairwise(spent)
+    ]
+    assert paid[0] == pytest.approx(-2 * np.log(1.02))
+    assert paid[2] == 0, "an epoch that cost what the static host's costs"
+    assert sum(paid) == pytest.approx(-2 * np.log(2.5)), "2 ln(FLOPs / static FLOPs)"
+
+
 COMMON = {"rent": -0.1 * np.log(1.5), "churn": -0.025, "op_cost": -0.15, "shaping": -0.6, "rollback": -10}
 IN_FULL = {
     "dense": COMMON | {"quality": 10, "harvest": -5, "credit": 0},
     "sparse": COMMON | {"quality": 10, "harvest": -5, "credit": 0},
-    "economy": COMMON | {"quality": 0, "harvest": 10, "credit": -0.5},
+    "economy": COMMON | {"quality": 0, "harvest": 25, "credit": -2},
     "custom": dict.fromkeys(REWARD_TERMS, 0),
 }
 
@@ -203,4 +227,4 @@ def test_a_mode_is_a_set_of_prices(mode: str) -> None:
     assert paid == pytest.approx(IN_FULL[mode])
     config = RewardConfig(mode=mode)
     assert {name: getattr(config, name) for name in REWARD_MODES[mode]} == REWARD_MODES[mode]
-    assert set(REWARD_MODES[mode]) == {*REWARD_TERMS, "outcome", "pay_at_end"}
+    assert set(REWARD_MODES[mode]) == {*REWARD_TERMS, "outcome", "compute_rent", "pay_at_end"}

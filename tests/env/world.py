@@ -65,8 +65,10 @@ class Rules:
     """`everything` is `dense` and `economy` at once."""
     by_shapley: bool = True
     """What credit is made of: the Shapley value, or what would be lost without the module."""
-    settled: bool = True
-    """Fossils are valued together at the end, or each when it was fossilized."""
+    kept: bool = False
+    """Fossils keep their credit at the end; else all of it is lost."""
+    outcome: float = 100.0
+    """What the economy pays for the harvested quality."""
     gamma: float = 1.0
     window: int = 20
     min_window: int = 10
@@ -277,10 +279,12 @@ class World:
         dense, economy = mode != "economy", mode in ("economy", "everything")
         fossils = [m for m in self.slots if m.stage == "FOSSILIZED"]
         self.harvested = accuracy(self.learned, [(1.0, m.blueprint) for m in fossils])
-        kept = self._settled(fossils) if self.terminated else credit_of(self.slots)
-        reached = 0.0 if self.terminated else self._potential()
-        end = dense * 100 * (self.harvested - self.quality) + economy * 20 * (self.harvested - 0.1)
-        terms["credit"] = economy * (terms["credit"] + kept)
+        credit, reached = credit_of(self.slots), self._potential()
+        if self.terminated:
+            credit, reached = credit_of(fossils) if rules.kept else 0.0, 0.0
+        end = dense * 100 * (self.harvested - self.quality)
+        end += economy * rules.outcome * (self.harvested - 0.1)
+        terms["credit"] = economy * (rules.gamma * credit + terms["credit"])
         terms["shaping"] = 0.3 * (rules.gamma * reached + terms["shaping"])
         terms["quality"] = dense * 100 * (self.quality - quality)
         terms["harvest"] = end if self.terminated else 0.0
@@ -288,10 +292,3 @@ class World:
             return terms
         self.owed = {name: self.owed.get(name, 0.0) / rules.gamma + due for name, due in terms.items()}
         return self.owed if self.terminated else dict.fromkeys(terms, 0.0)
-
-    def _settled(self, fossils: list[Module]) -> float:
-        """What the credit comes to at the end."""
-        if not self.rules.settled or not fossils:
-            return credit_of(fossils)
-        joint = 100 * (self.harvested - accuracy(self.learned, []))
-        return tempered(joint, 100 * (self.harvested - min(m.born for m in fossils)))
