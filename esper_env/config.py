@@ -69,6 +69,9 @@ KEYWORDS: dict[str, str] = {
 }
 """Constructor arguments and the field that each of them sets."""
 
+MAPPINGS = ("reward.own", "reward.potentials")
+"""Fields that are dictionaries themselves."""
+
 
 def override(
     config: EsperConfig, changes: Mapping[str, Any], named: Mapping[str, str] | None = None
@@ -114,12 +117,18 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     at: Any = values
     for depth, part in enumerate((*parents, last)):
-        if not isinstance(at, dict) or part not in at:
-            where = ".".join(parents[:depth]) or "the configuration"
+        parent = ".".join(parents[:depth])
+        if not isinstance(at, dict) or (part not in at and parent != "reward.own"):
+            where = parent or "the configuration"
             known = sorted(at) if isinstance(at, dict) else []
             raise ValueError(f"overrides[{path!r}]: {where} has no field {part!r}, only {known}")
         if depth < len(parents):
             at = at[part]
+    if isinstance(at.get(last), dict) and path not in MAPPINGS:
+        raise ValueError(
+            f"overrides[{path!r}] is not allowed: it would set all of {sorted(at[last])} anew; "
+            f"a path to each is, such as {f'{path}.{min(at[last])}'!r}"
+        )
     at[last] = value
 
 

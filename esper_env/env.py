@@ -38,10 +38,10 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     ## Rewards
     A sum of named terms times prices; `reward` chooses the prices. `dense`: 100 times the gain in
-    validation quality, less rent for the size of the modules, churn of alpha, the cost of ops and of
-    rollbacks, plus shaping that sums to the same for every life; at the end 100 times what the harvest
-    changes. So the return is the harvested quality won, in points, less what it cost. `sparse` pays the
-    same sum once, at the end. `economy` pays what each module contributes, as it is measured, takes all
+    validation quality, less rent for the size of the modules and for compute, churn of alpha, the cost of
+    ops and of rollbacks, plus shaping that sums to the same for every life; at the end 100 times what the
+    harvest changes. So the return is the harvested quality won, in points, less what it cost. `sparse` pays
+    the same sum once, at the end. `economy` pays what each module contributes, as it is measured, takes all
     of it back at the end, and pays the harvested quality there. With gamma 1 all three return the same
     for the same life.
     `info["reward_terms"]` holds the terms, which sum to the reward. [What is rewarded](../rewards.md)
@@ -52,10 +52,16 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     empty.
 
     ## Episode End
-    `terminated` when the horizon is over, or after the epoch that spends the compute budget: both are
-    observed. `truncated` only by limits set from outside; a truncated episode is not harvested. At the
-    end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`, `test_loss`, `param_ratio` and
-    `flops_ratio`.
+    `terminated` when the horizon is over, after the epoch that spends the compute budget, or with the third
+    panic of the governor: all three are observed. `truncated` only by limits set from outside; a truncated
+    episode is not harvested. At the end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`,
+    `test_loss`, `param_ratio`, `flops_ratio` and `rollbacks`.
+
+    ## Governor
+    After each epoch the governor looks for a network that broke: a loss, weight or gradient that is not
+    finite, a collapse to guessing, or a loss that is out of bounds three epochs running. Then the last good
+    snapshot of host and fossils comes back, every other module is pruned, and the reward has a penalty.
+    Costs, clocks and data streams are not turned back.
 
     ## States
     `get_state` copies everything about the episode and `set_state` goes on from there, as often as one
@@ -120,6 +126,10 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     def ledger(self) -> dict[str, float]:
         """What the episode has cost so far; see `EsperVectorEnv.ledger`."""
         return {name: float(value[0]) for name, value in self._envs.ledger().items()}
+
+    def attribution(self) -> dict[str, NDArray[np.float64]]:
+        """What each live module was worth in the last epoch; see `EsperVectorEnv.attribution`."""
+        return {name: value[0] for name, value in self._envs.attribution().items()}
 
     def render(self) -> NDArray[np.uint8] | None:
         """A picture of the episode so far, uint8 (height, width, 3); None without a render mode."""

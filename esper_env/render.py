@@ -44,7 +44,8 @@ COLORS: dict[Stage, Color] = {
 }
 """Color of each stage; while a module blends, its lane is paler where alpha does not reach."""
 
-KEPT = {"quality": np.nan, "params": np.nan, "stage": -1, "alpha": 0, "blueprint": 0, "planting": 0}
+KEPT = {"quality": np.nan, "params": np.nan, "stage": -1, "alpha": 0, "blueprint": 0, "planting": 0,
+        "rollbacks": 0}  # fmt: skip
 """What a trace keeps of an epoch, and what stands there for an epoch that nobody drew."""
 
 
@@ -71,6 +72,7 @@ class EpisodeTrace:
         self._epochs = np.zeros(num_envs, dtype=np.int64)
         self._quality = np.full((num_envs, horizon), np.nan)
         self._params = np.ones((num_envs, horizon))
+        self._rollbacks = np.zeros((num_envs, horizon), dtype=np.int64)
         shape = (num_envs, facts.num_slots, horizon)
         self._stage, self._alpha = np.zeros(shape, dtype=np.int8), np.zeros(shape)
         self._blueprint, self._planting = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
@@ -84,6 +86,7 @@ class EpisodeTrace:
         rows = np.flatnonzero(played)
         at = self._epochs[rows]
         self._quality[rows, at] = state.quality[rows]
+        self._rollbacks[rows, at] = state.rollbacks[rows]
         self._params[rows, at] = 1 + state.slots.params[rows].sum(axis=1) / self._facts.host_params
         for kept, now in (
             (self._stage, state.slots.stage),
@@ -111,8 +114,10 @@ class EpisodeTrace:
         canvas = _Canvas(self._horizon)
         lane = min(LANE_HEIGHT, LANES_HEIGHT // facts.num_slots)
         top = LANES_BOTTOM - lane * facts.num_slots
-        _draw_title(canvas, self._params[env, :epochs], self._stage[env, :, :epochs])
+        rollbacks = self._rollbacks[env, :epochs]
+        _draw_title(canvas, self._params[env, :epochs], self._stage[env, :, :epochs], rollbacks)
         _draw_epochs(canvas)
+        _draw_rollbacks(canvas, rollbacks, top)
         _draw_curve(canvas, self._quality[env, :epochs], facts.chance_quality, top - 16)
         for slot, place in enumerate(facts.places):
             box = _Lane(top + slot * lane, lane)
@@ -185,12 +190,16 @@ def _font(size: int) -> "FreeTypeFont | ImageFont":
     return ImageFont.load_default(size)
 
 
-def _draw_title(canvas: _Canvas, params: NDArray[np.float64], stages: NDArray[np.int8]) -> None:
+def _draw_title(
+    canvas: _Canvas, params: NDArray[np.float64], stages: NDArray[np.int8], rollbacks: NDArray[np.int64]
+) -> None:
     parts = [f"epoch {len(params)} of {canvas.horizon}"]
     if len(params) and not np.isnan(params[-1]):
         fossils = int((stages[:, -1] == Stage.FOSSILIZED).sum())
         modules = int(HAS_MODULE[stages[:, -1]].sum())
         parts += [f"parameters {params[-1]:.2f} x host", f"modules {modules}, of these fossilized {fossils}"]
+    if rollbacks.any():
+        parts.append(f"rollbacks {rollbacks[-1]}")
     x = float(LEFT)
     for part in parts:
         x += canvas.text(x, 24, part, size=14) + 32
@@ -209,6 +218,14 @@ def _step(span: int) -> int:
     """Distance of grid lines so that there are at most 10 and their numbers are round."""
     steps = (base * 10**power for power in range(9) for base in (1, 2, 5))
     return next(step for step in steps if span / step <= 10)
+
+
+def _draw_rollbacks(canvas: _Canvas, rollbacks: NDArray[np.int64], bottom: float) -> None:
+    """A vertical line at the end of every epoch after which the governor put an earlier network back."""
+    for epoch in np.flatnonzero(np.diff(rollbacks, prepend=0) > 0).tolist():
+        x = canvas.x(epoch + 1)
+        canvas.line([(x, CURVE_TOP), (x, bottom - 16)], COLORS[Stage.PRUNED], 1.5)
+        canvas.text(x - 5, CURVE_TOP + 7, "rollback", COLORS[Stage.PRUNED], 11, "rm")
 
 
 def _draw_curve(canvas: _Canvas, quality: NDArray[np.float64], chance: float, bottom: float) -> None:

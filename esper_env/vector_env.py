@@ -185,6 +185,7 @@ class EsperVectorEnv(QueriedVectorEnv):
 
         Raises:
             ValueError: malformed actions, or, with `strict_actions`, illegal ones; nothing has happened then.
+                Or a reward term of the user's own that gave no finite numbers: a reset is needed then.
             ResetNeeded: before the first reset, or, with autoreset disabled, after the end of an episode.
             ClosedEnvironmentError: after `close`.
         """
@@ -197,8 +198,10 @@ class EsperVectorEnv(QueriedVectorEnv):
         self._refuse_illegal(asked, valid)
         self._begin(resetting, [None] * self.num_envs)
 
+        self._unready[:] = True  # an error in the middle of the step leaves nothing to go on with
         terms, end = self._play(asked.only(valid & ~resetting), valid, ~resetting)
         obs = self._observe()
+        self._unready[:] = False
         info = infos.build(self._state, self._masks, valid, terms, end)
         terminated, truncated = self._terminated.copy(), self._truncated.copy()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():

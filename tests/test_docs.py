@@ -5,10 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import esper_env
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
+]
 
 
 def test_the_first_code_of_the_readme_runs() -> None:
@@ -21,10 +28,26 @@ def test_the_first_code_of_the_readme_runs() -> None:
     assert len(accuracies) == 4
 
 
-def test_every_link_of_the_readme_leads_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert len(links) > 5
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_the_code_of_the_page_on_attribution_runs_and_shows_what_it_says() -> None:
+    page = (ROOT / "docs" / "attribution.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, joint = map(
+        float, re.findall(r"fair share: \[\s*(\S+)\s+(\S+) .*of (\S+)", done.stdout)[0]
+    )
+    assert first + second == pytest.approx(joint, abs=0.11), "rounded to one decimal"
+    assert joint != 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = [
+        link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link
+    ]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
 
 
 def test_every_id_has_its_page() -> None:

@@ -166,7 +166,7 @@ class SlotState(_Arrays):
     @property
     def interaction_sum(self) -> NDArray[np.float64]:
         """(env, slot): sum of a module's interactions with other live ones, in points; NaN without any."""
-        measured = ~np.isnan(self.interaction)
+        measured = np.isfinite(self.interaction)
         return np.where(measured.any(axis=-1), np.where(measured, self.interaction, 0.0).sum(axis=-1), np.nan)
 
 

@@ -5,10 +5,11 @@ is per environment; the engine keeps and restores the weights that are named her
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import HAS_MODULE, Stage
@@ -46,6 +47,14 @@ class GovernorConfig(BaseModel):
     """Good epochs from one snapshot to the next."""
     max_panics: int = Field(3, ge=1)
     """The panic of this number ends the episode."""
+
+    @model_validator(mode="after")
+    def _window_can_fill(self) -> Self:
+        if self.min_window > self.window:
+            raise ValueError(
+                f"governor.min_window={self.min_window} is not allowed: at most window={self.window} is"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -112,11 +112,6 @@ def _evaluated(v: View) -> Array:
     return ~np.isnan(v.state.val_loss)
 
 
-def _interaction(v: View) -> Array:
-    with np.errstate(invalid="ignore"):  # opposite infinities have no sum: it counts as not measured
-        return v.state.slots.interaction_sum
-
-
 def _has_module(v: View) -> Array:
     return HAS_MODULE[v.state.slots.stage]
 
@@ -181,9 +176,9 @@ SLOT_FEATURES: tuple[Feature, ...] = (
     Feature("contribution_velocity", -1, 1, np.log(101),
             lambda v: _known(symlog(v.state.slots.contribution_velocity), np.log(101) * MISSING),
             "symlog(average change of the contribution in points an epoch), -1 until measured twice"),
-    Feature("interaction_measured", 0, 1, 1, lambda v: ~np.isnan(_interaction(v)),
+    Feature("interaction_measured", 0, 1, 1, lambda v: ~np.isnan(v.state.slots.interaction_sum),
             "1 when interactions with other live modules were measured in the last epoch"),
-    Feature("interaction", -1, 1, np.log(101), lambda v: _known(symlog(_interaction(v)), 0.0),
+    Feature("interaction", -1, 1, np.log(101), lambda v: _known(symlog(v.state.slots.interaction_sum), 0.0),
             "symlog(sum of the interactions with the other live modules, in points)"),
     Feature("freshness", 0, 1, 1,
             lambda v: ~np.isnan(v.state.slots.contribution) * v.freshness**v.state.slots.contribution_age,

@@ -1,6 +1,6 @@
 """What the reward's terms cost: every price in one configuration, and the modes, which are sets of prices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -112,9 +112,7 @@ class RewardConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_terms(self) -> "RewardConfig":
-        unknown = sorted(set(self.own) - set(OWN_TERMS))
-        if unknown:
-            raise ValueError(f"reward: there is no term {unknown}, only {sorted({*_DENSE, *OWN_TERMS})}")
+        _refuse_unknown(self.own)
         return self
 
     def op_costs(self) -> Floats:
@@ -151,13 +149,25 @@ def register_reward_term(name: str, amount: Amount) -> None:
 def choose(mode: object) -> dict[str, Any]:
     """The fields of `RewardConfig` that a mode sets: a name of `MODES`, or a dictionary of prices by term.
 
-    Nothing is checked here: the configuration refuses unknown modes, terms, and what is no price.
+    What is no price is left to the configuration to refuse.
+
+    Raises:
+        ValueError: neither of the two, or a dictionary with a name that is no term.
     """
-    if not isinstance(mode, Mapping):
-        return {**MODES.get(str(mode), {}), "own": {}, "mode": mode}
-    own = {name: price for name, price in mode.items() if name not in _DENSE}
-    known = {name: price for name, price in mode.items() if name in _DENSE}
-    return {**MODES["custom"], **known, "own": own, "mode": "custom"}
+    if isinstance(mode, Mapping):
+        own = {name: price for name, price in mode.items() if name not in _DENSE}
+        _refuse_unknown(own)
+        known = {name: price for name, price in mode.items() if name in _DENSE}
+        return {**MODES["custom"], **known, "own": own, "mode": "custom"}
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(f"reward={mode!r} is not allowed: {list(MODES)} are, and dictionaries of prices")
+    return {**MODES[mode], "own": {}, "mode": mode}
+
+
+def _refuse_unknown(own: Iterable[object]) -> None:
+    unknown = [name for name in own if name not in OWN_TERMS]
+    if unknown:
+        raise ValueError(f"reward: there is no term {unknown}, only {sorted({*_DENSE, *OWN_TERMS})}")
 
 
 def names(config: RewardConfig) -> tuple[str, ...]:

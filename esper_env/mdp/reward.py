@@ -36,7 +36,7 @@ class StepChange:
     quality_before: Floats
     """(env,): validation quality before the epoch, in [0, 1]; that of guessing before the first one."""
     quality_after: Floats
-    """(env,): validation quality after the epoch; the snapshot's after a rollback."""
+    """(env,): validation quality after the epoch; after a rollback that of the network that was put back."""
     harvested: Floats
     """(env,): validation quality of the harvested model; NaN where the episode goes on."""
     terminated: Bools

@@ -23,7 +23,10 @@ from esper_env.mdp.reward import StepChange
 
 Floats = NDArray[np.float64]
 MODES = ("dense", "sparse", "economy")
-KEPT = {"credit_at_end": "kept", "credit_basis": "contribution", "outcome": 20.0, "credit": 1.0}
+KEPT = {
+    "credit_at_end": "kept", "credit_basis": "contribution", "outcome": 20.0, "credit": 1.0,
+    "compute_rent": 0.0,
+}  # fmt: skip
 """On top of economy: fossils keep what they were credited with, and the outcome pays a fifth."""
 
 

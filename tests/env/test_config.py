@@ -70,9 +70,12 @@ def test_an_override_reaches_this_field_and_no_other(path: str) -> None:
     assert changed == {name: kept for name, kept in expected.items() if name != path}
 
 
+NAMED = {path: name for name, path in KEYWORDS.items()}
+
+
 @pytest.mark.parametrize("path", DEFAULTS)
 def test_an_override_of_the_wrong_type_is_refused_by_its_path(path: str) -> None:
-    with pytest.raises(ValueError, match=rf"{path}|{path.split('.')[-1]}="):
+    with pytest.raises(ValueError, match=rf"{path}|{path.split('.')[-1]}=|{NAMED.get(path)}="):
         override(cifar(), {path: object()})
 
 
@@ -273,3 +276,21 @@ def test_paths_and_numbers_of_numpy_are_what_they_stand_for(tmp_path: Path) -> N
     config = resolve("cifar", {"data_dir": tmp_path, "horizon": np.int64(7), "gamma": np.float32(0.5)}, None)
     assert (config.task.data_dir, config.horizon, config.reward.gamma) == (str(tmp_path), 7, 0.5)
     assert gym.make_vec("EsperMicro-v0", num_envs=np.int64(2), engine="null").num_envs == 2
+
+
+@pytest.mark.parametrize("path", ["engine", "engine.optimizer", "reward", "task.difficulty"])
+def test_a_dictionary_for_a_whole_part_is_refused_instead_of_resetting_the_rest(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"overrides\['{path}'\] is not allowed: it would set all of"):
+        override(cifar(), {path: {}})
+
+
+def test_fields_that_are_dictionaries_take_one_and_single_entries() -> None:
+    changed = override(cifar(), {"reward.potentials": {"HOLDING": 2.0}})
+    assert changed.reward.potentials == {"HOLDING": 2.0}
+    assert override(cifar(), {"reward.potentials.HOLDING": 2.0}).reward.potentials["TRAINING"] == 2.0
+
+
+@pytest.mark.parametrize("mode", [3, "rich", True])
+def test_what_is_no_mode_is_refused_with_what_is(mode: Any) -> None:
+    with pytest.raises(ValueError, match=rf"reward={mode!r} is not allowed: .*'economy'.* and dictionaries"):
+        EsperVectorEnv(1, "micro", engine="null", reward=mode)

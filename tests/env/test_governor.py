@@ -286,3 +286,8 @@ def test_every_threshold_is_a_field() -> None:
     assert found(verdict) == "diverged"
     verdict = judge(state, showing([1.9]), config=tight)
     assert governor.due(state, verdict, tight)[0]
+
+
+def test_a_window_that_can_not_fill_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"governor.min_window=30 is not allowed: at most window=20 is"):
+        GovernorConfig(min_window=30)

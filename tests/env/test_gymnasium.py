@@ -23,6 +23,7 @@ from gymnasium.wrappers.vector import (
 
 import esper_env
 from esper_env import EsperEnv, EsperVectorEnv
+from esper_env.queries import QueriedVectorEnv
 
 IDS = ["EsperCifar-v0", "EsperMicro-v0"]
 NULL = {"engine": "null", "horizon": 3}
@@ -281,3 +282,15 @@ def test_a_wrong_argument_is_refused_by_name_before_any_data_is_touched(
     monkeypatch.setattr("esper_env.engine.setup.load_task", lambda *_: pytest.fail("data were loaded"))
     with pytest.raises(kind, match=message):
         EsperVectorEnv(**{"num_envs": 2, "preset": "micro", **arguments})
+
+
+def test_a_single_environment_answers_every_question_of_the_vector_environment() -> None:
+    asked = {name for name in vars(QueriedVectorEnv) if name[0] != "_"} - {"close_extras"}
+    assert asked >= {"ledger", "attribution", "get_state", "set_state", "export", "action_masks"}
+    assert asked <= set(dir(EsperEnv))
+    env = EsperEnv("micro", engine="null")
+    env.reset(seed=0)
+    worth = env.attribution()
+    assert worth["contribution"].shape == (3,)
+    assert worth["interaction"].shape == (3, 3)
+    assert np.isnan(worth["joint"])

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from lives import GROW, rules_only
 
@@ -217,3 +218,22 @@ def test_the_code_of_the_page_on_rewards_runs(index: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_after_a_term_failed_in_the_middle_of_a_step_only_a_reset_goes_on() -> None:
+    register_reward_term("broken", lambda change, facts: np.full(1, np.nan))
+    env = rules_only(reward={"broken": 1.0})
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="reward term 'broken'"):
+        env.step(GERMINATE[None])
+    with pytest.raises(ResetNeeded):
+        env.step(WAIT[None])
+    env.reset(seed=0)
+    assert env._state.epoch[0] == 0
+
+
+def test_a_registered_term_is_priced_by_its_path() -> None:
+    register_reward_term("mine", modules)
+    assert rules_only(overrides={"reward.own.mine": 2.0}).config.reward.own == {"mine": 2.0}
+    with pytest.raises(ValueError, match=r"there is no term \['other'\]"):
+        rules_only(overrides={"reward.own.other": 2.0})

@@ -5,6 +5,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from lives import rules_only
 
 import esper_env
 from esper_env.contracts.facts import HostFacts, Place
@@ -146,3 +147,17 @@ def test_rendering_without_a_render_mode_warns_and_gives_nothing():
     with pytest.warns(UserWarning, match="render_mode='rgb_array'"):
         assert envs.render() is None
     envs.close()
+
+
+def test_a_rollback_is_marked_where_it_happened_and_counted_in_the_title():
+    quiet, broken = rules_only(render_mode="rgb_array"), rules_only(render_mode="rgb_array")
+    for env in (quiet, broken):
+        env.reset(seed=0)
+        for epoch in range(6):
+            env._state.rollbacks[0] = 2 if env is broken and epoch >= 3 else 0
+            env.step(esper_env.encode(esper_env.Op.WAIT)[None])
+    changed = (quiet.render()[0] != broken.render()[0]).any(axis=2)
+    x = round(LEFT + (RIGHT - LEFT) * 4 / 30)
+    assert changed[100:250, x].mean() > 0.9, "a line at the end of the fourth epoch"
+    assert not changed[100:250, x + 5 :].any()
+    assert changed[10:38].any(), "the title"
