@@ -15,8 +15,18 @@ from esper_env.config import EsperConfig
 from esper_env.contracts.action import ActionLayout
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.state import GameState
-from esper_env.engine import snapshot
+from esper_env.engine.build import engine_name
 from esper_env.engine.engine import Engine
+from esper_env.engine.state import (
+    FLAGS,
+    VERSION,
+    pack,
+    packed,
+    refuse_foreign,
+    refuse_unfit,
+    unpack,
+    unpacked,
+)
 from esper_env.mdp import infos, masks, record
 from esper_env.mdp.episode import EpisodeSeeds
 from esper_env.mdp.masks import Masks
@@ -26,10 +36,6 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Info = infos.Info
 
-STATE_VERSION = 1
-"""Form of what `get_state` returns; counts up when an older one can no longer be read."""
-STATE_PARTS = ("version", "made_for", "series", "flags", "rules", "slots", "trace", "engine")
-"""What it consists of."""
 NOT_COMPARED = ("engine.device", "task.data_dir", "task.patience")
 """Fields of the configuration that may differ between the environments that exchange a state."""
 
@@ -64,32 +70,57 @@ class QueriedVectorEnv(VectorEnv):
 
         Raises:
             ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
         """
         self._refuse_unready()
         return self._masks.flat.astype(bool)
 
     def sample_valid(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A legal batch of actions, (env, 8), op first. Raises ResetNeeded before the first reset."""
+        """A legal batch of actions, (env, 8), op first.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
+        """
         self._refuse_unready()
         return masks.sample(self._masks, self.layout, rng)
 
     def ledger(self) -> dict[str, Floats]:
-        """What the episodes have cost so far, (env,) each: `record.ledger`, and the engine's wall-clock time.
+        """What the episodes have cost so far, float64 (env,) each.
 
-        `train_seconds`, `validation_seconds` and `counterfactual_seconds` leave the harvest out; on CUDA they
-        are the time the host waited. They alone differ from run to run, and no state holds them.
+        Returns:
+            `params`: parameters of host, modules and gates that are present now.
+            `train_flops`: FLOPs spent on training, trial and pruned modules included.
+            `measure_flops`: FLOPs spent on validation and counterfactuals, the harvest left out; not charged.
+            `counterfactual_flops`: the counterfactuals' part of these.
+            `train_seconds`, `validation_seconds`, `counterfactual_seconds`: wall-clock time, the harvest left
+            out; on CUDA the time the host waited. They alone differ from run to run, and no state holds them.
 
         Raises:
             ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
         """
         self._refuse_unready()
         return record.ledger(self._state, self.facts) | self._engine.seconds()
 
     def attribution(self) -> dict[str, Floats]:
-        """What each live module was worth in the last epoch, in points (`record.attribution`).
+        """What each live module was worth in the last epoch, float64, in points (hundredths of quality).
+
+        A module is live if its alpha is above 0 and it is not fossilized; all is measured on the first
+        `counterfactual_size` validation samples.
+
+        Returns:
+            `contribution` (env, slot): quality less that without the module; NaN if it is not live.
+            `interaction` (env, slot, slot): f(ij) - f(i) - f(j) + f(none) of two live modules; else NaN, and
+            for all where there are more than `attribution.lattice_up_to` live modules.
+            `shapley`, `shapley_error` (env, slot): Shapley value and its standard error, 0 where the value is
+            exact; NaN if the module is not live, and where values beyond the lattice are not sampled.
+            `joint` (env,): quality with all live modules less that with the fossils alone.
+            `committed` (env,): the latter. Both NaN while no module is live.
 
         Raises:
             ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
         """
         self._refuse_unready()
         return record.attribution(self._state)
@@ -99,7 +130,9 @@ class QueriedVectorEnv(VectorEnv):
 
         Raises:
             ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
         """
+        self._refuse_closed()
         if self._trace is None:
             gym.logger.warn("render() needs render_mode='rgb_array' at make or make_vec")
             return None
@@ -123,13 +156,13 @@ class QueriedVectorEnv(VectorEnv):
         env = self._ready_row(env)
         root, count = self._seeds.row(env)
         return {
-            "version": STATE_VERSION,
+            "version": VERSION,
             "made_for": self._made_for(),
             "series": [root, count],
-            "flags": {"terminated": bool(self._terminated[env]), "truncated": bool(self._truncated[env])},
-            "rules": snapshot.pack(self._state, env),
-            "slots": snapshot.pack(self._state.slots, env),
-            "trace": None if self._trace is None else snapshot.packed(self._trace.row(env)),
+            "flags": dict(zip(FLAGS, (bool(self._terminated[env]), bool(self._truncated[env])), strict=True)),
+            "rules": pack(self._state, env),
+            "slots": pack(self._state.slots, env),
+            "trace": None if self._trace is None else packed(self._trace.row(env)),
             "engine": self._engine.get_state(env),
         }
 
@@ -154,19 +187,20 @@ class QueriedVectorEnv(VectorEnv):
         """
         self._refuse_closed()
         env = self._row(env)
-        self._refuse_foreign(state)
+        refuse_foreign(state, self._made_for())
+        drawn = None if self._trace is None else self._trace.row(env)
         try:
-            root, count = state["series"]
-            terminated, truncated = (state["flags"][name] for name in ("terminated", "truncated"))
+            refuse_unfit(state, self._state, self.facts, self.config.horizon, drawn)
             self._engine.set_state(env, state["engine"])
-        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the state is damaged: {type(error).__name__}: {error}") from error
-        snapshot.unpack(self._state, env, state["rules"])
-        snapshot.unpack(self._state.slots, env, state["slots"])
-        self._seeds.set_row(env, (root, count))
-        self._unready[env], self._terminated[env], self._truncated[env] = False, terminated, truncated
+        unpack(self._state, env, state["rules"])
+        unpack(self._state.slots, env, state["slots"])
+        self._seeds.set_row(env, tuple(state["series"]))
+        self._terminated[env], self._truncated[env] = (state["flags"][name] for name in FLAGS)
+        self._unready[env] = False
         if self._trace is not None:
-            trace = None if state["trace"] is None else snapshot.unpacked(state["trace"])
+            trace = None if state["trace"] is None else unpacked(state["trace"])
             self._trace.set_row(env, int(self._state.epoch[env]), trace)
         everywhere = np.ones(self.num_envs, dtype=bool)
         return self._observe(), infos.build(self._state, self._masks, everywhere, self._terms, None)
@@ -182,7 +216,8 @@ class QueriedVectorEnv(VectorEnv):
             env: Index of the environment.
 
         Raises:
-            ValueError: no such environment, or a blueprint (named) that torch.fx can't trace.
+            ValueError: no such environment, a blueprint (named) that torch.fx can't trace, or an engine that
+                trains nothing (`null`).
             ResetNeeded: it was never reset.
             ClosedEnvironmentError: after `close`.
         """
@@ -193,32 +228,10 @@ class QueriedVectorEnv(VectorEnv):
         config = _flat(self.config.model_dump(mode="json"))
         for path in NOT_COMPARED:
             del config[path]
+        config["engine.name"] = engine_name(self.config.engine)
         places = [[place.name, *place.shape] for place in self.facts.places]
         own = {"slots": places, "host_params": self.facts.host_params, "reward_terms": list(self._terms)}
         return config | own | {"blueprints": list(self.facts.blueprints)}
-
-    def _refuse_foreign(self, state: Mapping[str, Any]) -> None:
-        if not isinstance(state, Mapping) or set(state) != set(STATE_PARTS):
-            raise ValueError(
-                f"state={_shortened(state)} is no state: what get_state returns is, a dict of {STATE_PARTS}"
-            )
-        damaged = [
-            name for name in ("made_for", "flags", "rules", "slots") if not isinstance(state[name], Mapping)
-        ]
-        if damaged:
-            raise ValueError(f"the state is damaged: {damaged} should be dicts")
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"state['version']={state['version']!r}: only {STATE_VERSION} can be read here")
-        own, other = self._made_for(), state["made_for"]
-        for path in (*own, *other):
-            if path not in own or path not in other or own[path] != other[path]:
-                here, there = own.get(path, "nothing"), other.get(path, "nothing")
-                raise ValueError(
-                    f"the state is of another configuration: {path} is {there!r} there and {here!r} here"
-                )
-        for name, arrays in (("rules", self._state), ("slots", self._state.slots)):
-            if not snapshot.fits(arrays, state[name]):
-                raise ValueError(f"state[{name!r}] is damaged: fields are missing, or of another shape")
 
     def _row(self, env: int) -> int:
         if isinstance(env, bool) or not isinstance(env, int | np.integer) or not 0 <= env < self.num_envs:
@@ -241,6 +254,7 @@ class QueriedVectorEnv(VectorEnv):
             raise ClosedEnvironmentError("this environment was closed: make a new one")
 
     def _refuse_unready(self) -> None:
+        self._refuse_closed()
         unready = np.flatnonzero(self._unready).tolist()
         if unready:
             raise ResetNeeded(f"environments {unready} were never reset: call reset()")
@@ -263,8 +277,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{name}"
         flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat
-
-
-def _shortened(value: object) -> str:
-    text = repr(sorted(value, key=str)) if isinstance(value, Mapping) else repr(value)
-    return text if len(text) < 80 else f"{text[:80]}..."

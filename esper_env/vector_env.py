@@ -254,9 +254,10 @@ class EsperVectorEnv(QueriedVectorEnv):
         return panicked
 
     def _snapshot(self, envs: Bools) -> None:
-        """Keep host and fossils, as they are now, for a rollback."""
-        governor.snapshot(self._state, envs)
-        self._engine.keep(envs)
+        """Keep host and fossils, as they are now, for a rollback; amid divergence new fossils alone."""
+        diverging = self._state.divergent > 0
+        governor.snapshot(self._state, envs & ~diverging)
+        self._engine.keep(envs, diverging)
 
     def _observe(self) -> NDArray[np.float32]:
         """The observation; gates and masks are published with it, and the next step goes by them."""

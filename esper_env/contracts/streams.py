@@ -30,6 +30,8 @@ class Stream(IntEnum):
     """Permutations of the sampled Shapley value."""
     GENERATOR = 6
     """Procedural data."""
+    FORWARD = 7
+    """What a network draws in its forward passes, such as a blueprint's dropout."""
 
 
 def _mix(value: int) -> int:

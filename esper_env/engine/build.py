@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_env.engine.engine import Engine
+from esper_env.engine.engine import Engine, EngineConfig
 from esper_env.engine.null import NullEngine
 from esper_env.engine.reference import ReferenceEngine
 from esper_env.engine.setup import Setup
@@ -29,8 +29,13 @@ class ForkedEngine(NullEngine):
         )
 
 
+def engine_name(config: EngineConfig) -> str:
+    """The engine that the configuration means: `auto` is one of the others."""
+    return "reference" if config.name == "auto" else config.name
+
+
 def build_engine(num_envs: int, setup: Setup) -> Engine:
     """The engine that the configuration names; which one never depends on `num_envs`."""
-    if setup.config.name == "null":
+    if engine_name(setup.config) == "null":
         return NullEngine(num_envs, setup)
     return ForkedEngine(num_envs, setup) if setup.forked else ReferenceEngine(num_envs, setup)

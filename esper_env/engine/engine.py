@@ -81,8 +81,14 @@ class Engine(Protocol):
                 says that the live module of slot s is on; fossils always are. -1 asks for nothing.
         """
 
-    def keep(self, envs: Bools) -> None:
-        """Remember host and fossils of these environments: weights, optimizers, norm statistics."""
+    def keep(self, envs: Bools, fossils_only: Bools | None = None) -> None:
+        """Remember host and fossils of these environments: weights, optimizers, norm statistics.
+
+        Args:
+            envs: (env,).
+            fossils_only: (env,): where what was kept before stays, and only fossils that it lacks are added;
+                None for nowhere.
+        """
 
     def restore(self, envs: Bools) -> EpochStats:
         """Put back what was kept, and remove every other module. Data streams go on.
@@ -98,10 +104,18 @@ class Engine(Protocol):
         """All of one environment's network, as tensors on the CPU and plain values; nothing is shared."""
 
     def set_state(self, env: int, state: Mapping[str, Any]) -> None:
-        """Make one environment's network what `get_state` gave, of this environment or of another."""
+        """Make one environment's network what `get_state` gave, of this environment or of another.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged; nothing has changed then.
+        """
 
     def export(self, env: int) -> nn.Module:
-        """The network of one environment as the harvest would leave it, by itself."""
+        """The network of one environment as the harvest would leave it, by itself.
+
+        Raises:
+            ValueError: A blueprint (named) that can't be taken out, or an engine that trains nothing.
+        """
 
     def seconds(self) -> dict[str, Floats]:
         """Wall-clock time of the episodes so far, (env,) for each of `SECONDS`. No part of any state."""

@@ -75,9 +75,8 @@ def export(model: GrownModel, fossils: Mapping[int, str], task: ImageTask) -> fx
 
 
 def _traced(module: nn.Module) -> fx.GraphModule:
-    traced = fx.GraphModule(module, fx.Tracer().trace(module)).eval()
-    # The plain layout: torch.export warns of weights in another one. The images' own decides how kernels run.
-    return traced.to(memory_format=torch.contiguous_format)
+    # The weights' layout in memory stays as it is: which kernel runs, and so the last bit, can depend on it.
+    return fx.GraphModule(module, fx.Tracer().trace(module)).eval()
 
 
 def _refuse_untraceable(graft: Graft, blueprint: str, place: str) -> None:

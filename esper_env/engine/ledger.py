@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper_env.blueprints.catalogue import Blueprint
 from esper_env.contracts.facts import HostFacts, Place
 from esper_env.hosts.host import Host
-from esper_env.slots.grown import build_branch, build_gate
+from esper_env.slots.grown import build_branch, build_gate, seeded
 
 _COUNTED = (nn.Conv2d, nn.Linear)
 _BATCH = 2
@@ -87,7 +87,8 @@ def branch_cost(blueprint: Blueprint, place: Place) -> Cost:
     branch = build_branch(blueprint, place, key=0)
     try:
         _refuse_lazy(branch)
-        return _cost(branch, place)
+        with seeded(0):
+            return _cost(branch, place)
     except Exception as error:
         raise ValueError(f"blueprint {blueprint.name!r} doesn't run at {place}: {error}") from error
 

@@ -15,7 +15,7 @@ from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.contracts.state import Ramp, SlotState
 from esper_env.contracts.streams import Stream, key
 from esper_env.engine.engine import SECONDS
-from esper_env.engine.evaluate import Measured, all_finite, measure
+from esper_env.engine.evaluate import Measured, all_finite, measure, summary
 from esper_env.engine.ledger import variant_flops
 from esper_env.engine.optimizer import (
     GradientMeter,
@@ -26,9 +26,9 @@ from esper_env.engine.optimizer import (
     set_lr,
     shares,
 )
-from esper_env.engine.planted import Planted, on_device, refuse_other_size
+from esper_env.engine.planted import Planted, on_device, refuse_other_size, refuse_undescribed
 from esper_env.engine.setup import Setup
-from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, probe, seeded
+from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, drawing_from, probe, seeded
 from esper_env.tasks.loader import train_batches
 
 TRAINED = ("train_loss", "train_accuracy", "finite")
@@ -119,7 +119,12 @@ class Life:
             planted.freeze(frozen)
 
     def adopt(self, slot: int, described: Mapping[str, Any]) -> None:
-        """Plant the module that `Planted.describe` speaks of, with the weights of its birth."""
+        """Plant the module that `Planted.describe` speaks of, with the weights of its birth.
+
+        Raises:
+            ValueError: There is no such module.
+        """
+        refuse_undescribed(described)
         blueprint = self._setup.facts.blueprints.index(described["blueprint"])
         planted = self._plant(slot, blueprint, described["planting"], Style(described["style"]))
         planted.probe_passed = described["probe_passed"]
@@ -143,6 +148,12 @@ class Life:
         planted.optimizers += self._optimizers(gate)
 
     @contextmanager
+    def drawing(self, training: bool = False) -> Iterator[None]:
+        """Inside, what modules draw from torch's own generators is that of this life and epoch alone."""
+        with drawing_from(key(self._seed, Stream.FORWARD, self.epochs, training), self._task.device):
+            yield
+
+    @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = perf_counter()
         yield
@@ -154,7 +165,7 @@ class Life:
         Returns:
             `TRAINED`, (measure,), and `TRAINED_SLOTS`, (measure, slot), on the device; NaN if not measured.
         """
-        with self._timed("train_seconds"):
+        with self._timed("train_seconds"), self.drawing(training=True):
             return self._train()
 
     def _train(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,11 +241,24 @@ class Life:
 
     def measure(self, subsets: list[int]) -> Measured:
         """Validate the network, and the variants that are asked for (`evaluate.measure`)."""
-        with self._timed("validation_seconds"):
+        with self._timed("validation_seconds"), self.drawing():
             measured = measure(self.model, self._task, self.live, subsets, self._config.counterfactual_size)
         self.seconds["counterfactual_seconds"] += measured.counterfactual_seconds
         self.seconds["validation_seconds"] -= measured.counterfactual_seconds
         return measured
+
+    def harvest(self) -> torch.Tensor:
+        """Remove what is not fossilized and measure the rest: loss and accuracy of validation, then of test.
+
+        Returns:
+            float64 (4,), on the device.
+        """
+        for slot in self.planted.keys() - set(self.fossils):
+            self.remove(slot)
+        with self.drawing():
+            # Validated in the batches of every epoch, so that an unchanged network has the same quality.
+            validation = measure(self.model, self._task, (), (), self._config.counterfactual_size).validation
+            return torch.cat([validation, summary(self.model, self._task, self._task.test)])
 
     def measuring_flops(self, subsets: list[int]) -> tuple[float, float]:
         """FLOPs of validating the network as it is now, and of the variants beyond that."""

@@ -12,6 +12,7 @@ from esper_env.contracts.state import Ramp, SlotState
 from esper_env.contracts.stats import EpochStats, HarvestStats
 from esper_env.engine.engine import SECONDS
 from esper_env.engine.setup import Setup
+from esper_env.engine.state import whole
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -94,7 +95,7 @@ class NullEngine:
         kept.stage[kept.stage != Stage.FOSSILIZED] = Stage.DORMANT
         return kept
 
-    def keep(self, envs: Bools) -> None:
+    def keep(self, envs: Bools, fossils_only: Bools | None = None) -> None:
         """See `Engine`. There is nothing to keep."""
 
     def restore(self, envs: Bools) -> EpochStats:
@@ -118,15 +119,15 @@ class NullEngine:
 
     def set_state(self, env: int, state: Mapping[str, Any]) -> None:
         """See `Engine`."""
-        self._epochs[env] = state["epochs"]
+        self._epochs[env] = whole(state["epochs"], "epochs", least=0)
 
     def export(self, env: int) -> nn.Module:
         """See `Engine`.
 
         Raises:
-            RuntimeError: always.
+            ValueError: always.
         """
-        raise RuntimeError("engine='null' trains nothing: it has no network to export")
+        raise ValueError("engine='null' trains nothing: it has no network to export")
 
     def seconds(self) -> dict[str, Floats]:
         """See `Engine`."""

@@ -1,5 +1,6 @@
 """A module in a slot of the reference engine, with what is needed to train it and what it costs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -8,11 +9,22 @@ from torch import nn
 
 from esper_env.blueprints.catalogue import Blueprint
 from esper_env.contracts.facts import HostFacts, Place
-from esper_env.contracts.lifecycle import Stage
+from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.engine.ledger import Cost, branch_cost, count_params, gate_cost
 from esper_env.slots.grown import Graft
 
 M = TypeVar("M", bound=nn.Module)
+
+DESCRIBED = {
+    "blueprint": str,
+    "style": int,
+    "planting": int,
+    "stage": int,
+    "alpha": float,
+    "frozen": bool,
+    "probe_passed": bool,
+}
+"""What `Planted.describe` says, and of which type."""
 
 
 def on_device(module: M, device: torch.device) -> M:
@@ -57,16 +69,17 @@ class Planted:
             parameter.requires_grad_(not frozen)
 
     def describe(self) -> dict[str, Any]:
-        """Everything about it but its weights and momenta, as plain values."""
-        return {
-            "blueprint": self.blueprint.name,
-            "style": int(self.graft.style),
-            "planting": self.planting,
-            "stage": int(self.stage),
-            "alpha": self.graft.alpha,
-            "frozen": self.frozen,
-            "probe_passed": self.probe_passed,
-        }
+        """Everything about it but its weights and momenta, as plain values (`DESCRIBED`)."""
+        values = (
+            self.blueprint.name,
+            int(self.graft.style),
+            self.planting,
+            int(self.stage),
+            self.graft.alpha,
+            self.frozen,
+            self.probe_passed,
+        )
+        return dict(zip(DESCRIBED, values, strict=True))
 
     def forward_flops(self, place: Place) -> int:
         """FLOPs of evaluating one sample."""
@@ -83,6 +96,20 @@ class Planted:
     def _costs(self, place: Place) -> list[Cost]:
         gate = [gate_cost(place)] if self.graft.gate is not None else []
         return [branch_cost(self.blueprint, place), *gate]
+
+
+def refuse_undescribed(described: Mapping[str, Any]) -> None:
+    """Whether this is what `Planted.describe` says of some module, apart from its names.
+
+    Raises:
+        ValueError: A value is of another type, or out of range.
+    """
+    for name, kind in DESCRIBED.items():
+        if type(described[name]) is not kind:
+            raise ValueError(f"{name}={described[name]!r} of a module is not a {kind.__name__}")
+    alpha, planting, stage = described["alpha"], described["planting"], Stage(described["stage"])
+    if not 0 <= alpha <= 1 or planting < 1 or not HAS_MODULE[stage]:
+        raise ValueError(f"there is no module with alpha={alpha}, planting={planting} and stage={stage.name}")
 
 
 def refuse_other_size(branch: nn.Module, facts: HostFacts, slot: int, blueprint: int, when: str) -> None:

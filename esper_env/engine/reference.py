@@ -3,7 +3,7 @@
 It does the obvious thing throughout, so that every faster engine can be held against it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from esper_env.contracts.lifecycle import Stage
 from esper_env.contracts.state import SlotState
 from esper_env.contracts.stats import EpochStats, HarvestStats
 from esper_env.engine import snapshot
 from esper_env.engine.engine import SECONDS
-from esper_env.engine.evaluate import measure, summary
 from esper_env.engine.export import export
 from esper_env.engine.life import TRAINED, TRAINED_SLOTS, Life
 from esper_env.engine.setup import Setup
+from esper_env.engine.state import mapping
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -106,33 +105,31 @@ class ReferenceEngine:
 
     def harvest(self, ending: Bools) -> HarvestStats:
         """See `Engine`."""
-        stats, task = HarvestStats.empty(len(self._lives)), self._setup.loaded_task
-        for env in np.flatnonzero(ending).tolist():
-            life = self.life(env)
-            for slot, planted in list(life.planted.items()):
-                if planted.stage != Stage.FOSSILIZED:
-                    life.remove(slot)
-            # Validated in the batches of every epoch, so that an unchanged network has the same quality.
-            validation = measure(life.model, task, (), (), self._setup.config.counterfactual_size).validation
-            both = [validation, summary(life.model, task, task.test)]
-            stats.val_loss[env], stats.val_accuracy[env], stats.test_loss[env], stats.test_accuracy[env] = (
-                torch.cat(both).tolist()
-            )
+        stats = HarvestStats.empty(len(self._lives))
+        rows = self._rows(ending, Life.harvest)
+        stats.val_loss[ending], stats.val_accuracy[ending] = rows[:, 0], rows[:, 1]
+        stats.test_loss[ending], stats.test_accuracy[ending] = rows[:, 2], rows[:, 3]
         return stats
 
-    def keep(self, envs: Bools) -> None:
+    def _rows(self, envs: Bools, measured: Callable[[Life], torch.Tensor]) -> Floats:
+        """What is measured in each of these environments, (env, measure), in one copy from the device."""
+        rows = [measured(self.life(env)) for env in np.flatnonzero(envs).tolist()]
+        return torch.stack(rows).cpu().numpy() if rows else np.empty((0, 4))
+
+    def keep(self, envs: Bools, fossils_only: Bools | None = None) -> None:
         """See `Engine`. What is kept stays on the device."""
         for env in np.flatnonzero(envs).tolist():
-            self._kept[env] = snapshot.keep(self.life(env))
+            before = self._kept[env] if fossils_only is not None and fossils_only[env] else None
+            self._kept[env] = snapshot.keep(self.life(env), before)
 
     def restore(self, envs: Bools) -> EpochStats:
         """See `Engine`."""
         stats = EpochStats.empty(len(self._lives), self.facts.num_slots)
         for env in np.flatnonzero(envs).tolist():
-            life = self.life(env)
-            snapshot.restore(life, self._kept[env])
-            stats.val_loss[env], stats.val_accuracy[env] = life.measure([]).validation.tolist()
-            stats.measure_flops[env] = life.measuring_flops([])[0]
+            snapshot.restore(self.life(env), self._kept[env])
+            stats.measure_flops[env] = self.life(env).measuring_flops([])[0]
+        rows = self._rows(envs, lambda life: life.measure([]).validation)
+        stats.val_loss[envs], stats.val_accuracy[envs] = rows[:, 0], rows[:, 1]
         return stats
 
     def get_state(self, env: int) -> dict[str, Any]:
@@ -141,14 +138,16 @@ class ReferenceEngine:
 
     def set_state(self, env: int, state: Mapping[str, Any]) -> None:
         """See `Engine`."""
-        life, kept = snapshot.from_state(self._setup, state["life"]), snapshot.on_cpu(state["kept"])
-        self._lives[env], self._kept[env] = life, kept
+        parts = mapping(state, "engine", ("life", "kept"))
+        life = snapshot.from_state(self._setup, parts["life"])
+        self._lives[env], self._kept[env] = life, snapshot.of_life(life, parts["kept"])
 
     def export(self, env: int) -> nn.Module:
         """See `Engine`, and `esper_env.engine.export`."""
         life = self.life(env)
         fossils = {slot: life.planted[slot].blueprint.name for slot in life.fossils}
-        return export(life.model, fossils, self._setup.loaded_task)
+        with life.drawing():
+            return export(life.model, fossils, self._setup.loaded_task)
 
     def close(self) -> None:
         """See `Engine`."""

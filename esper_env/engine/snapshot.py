@@ -1,29 +1,36 @@
 """Copies of what is trained: the governor's snapshots, and whole lives as plain values.
 
+A network is its parameters and buffers and what its optimizers remember; the rest follows from the rules.
+
 A copy shares no memory with what it was taken from, nor with what it is put into.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
 
 from esper_env.engine.life import HOST, Life, Part
+from esper_env.engine.planted import DESCRIBED
 from esper_env.engine.setup import Setup
+from esper_env.engine.state import mapping, refuse_other_form, whole
 
 Copy = dict[str, Any]
-"""Of a part: `weights`, parameters and buffers by name, and `optimizers`, the state of each."""
+"""Of a part: `weights`, parameters and buffers by name, and `optimizers`, what each remembers."""
 Snapshot = dict[int, Copy]
 """Parts by slot, and the host under `HOST`."""
 
 
-def keep(life: Life) -> Snapshot:
-    """Host and fossils as they are now, on their device."""
-    parts = life.parts()
-    return {at: _of(parts[at], torch.clone) for at in (HOST, *life.fossils)}
+def keep(life: Life, before: Snapshot | None = None) -> Snapshot:
+    """Host and fossils as they are now, on their device.
+
+    Args:
+        life: Stays as it is.
+        before: What was kept earlier and is kept on: only what it lacks is added.
+    """
+    kept, parts = before or {}, life.parts()
+    return kept | {at: _of(parts[at], torch.clone) for at in (HOST, *life.fossils) if at not in kept}
 
 
 def restore(life: Life, snapshot: Snapshot) -> None:
@@ -44,20 +51,38 @@ def get_state(life: Life) -> dict[str, Any]:
     }
 
 
-def from_state(setup: Setup, state: Mapping[str, Any]) -> Life:
+def from_state(setup: Setup, state: object) -> Life:
     """The life that `get_state` gave.
 
     Args:
         setup: As that of the engine which the life comes from.
         state: From `get_state`.
+
+    Raises:
+        ValueError: It is damaged.
     """
-    life = Life(setup, state["seed"])
-    life.epochs = state["epochs"]
-    for slot, described in state["modules"].items():
-        life.adopt(slot, described)
+    values = mapping(state, "life", ("seed", "epochs", "modules", "parts"))
+    life = Life(setup, whole(values["seed"], "life['seed']"))
+    life.epochs = whole(values["epochs"], "life['epochs']", least=0)
+    for slot, described in mapping(values["modules"], "life['modules']").items():
+        if whole(slot, "life['modules']", least=0) >= setup.facts.num_slots:
+            raise ValueError(f"life['modules'] has slot {slot} of {setup.facts.num_slots}")
+        life.adopt(slot, mapping(described, f"life['modules'][{slot}]", DESCRIBED))
+    _refuse_unfit(life.parts(), values["parts"], "life['parts']")
     for at, part in life.parts().items():
-        _into(part, state["parts"][at])
+        _into(part, values["parts"][at])
     return life
+
+
+def of_life(life: Life, kept: object) -> Snapshot:
+    """A snapshot of this life from a state, on the CPU.
+
+    Raises:
+        ValueError: It does not hold exactly the host and the fossils, or they do not fit.
+    """
+    parts = life.parts()
+    _refuse_unfit({at: parts[at] for at in (HOST, *life.fossils)}, kept, "kept")
+    return on_cpu(dict(mapping(kept, "kept")))
 
 
 def on_cpu(snapshot: Snapshot) -> Snapshot:
@@ -65,59 +90,60 @@ def on_cpu(snapshot: Snapshot) -> Snapshot:
     return _mapped(snapshot, _to_cpu)
 
 
-def pack(record: Any, env: int) -> dict[str, torch.Tensor]:
-    """Copies of row `env` of every array of a record such as `GameState`, each in its declared type."""
-    return packed({name: array[env] for name, array in _arrays(record).items()})
-
-
-def packed(arrays: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Copies as tensors: `torch.load` reads those with `weights_only=True`, but no numpy arrays."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-
-
-def unpack(record: Any, env: int, row: Mapping[str, torch.Tensor]) -> None:
-    """Make row `env` what `pack` gave, in place."""
-    values = unpacked(row)
-    for name in _arrays(record):
-        getattr(record, name)[env] = values[name]
-
-
-def unpacked(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
-    """What `packed` was given."""
-    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-
-
-def fits(record: Any, row: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a row has the fields and shapes of this record."""
-    shapes = {name: array.shape[1:] for name, array in _arrays(record).items()}
-    return shapes == {name: getattr(value, "shape", None) for name, value in row.items()}
-
-
-def _arrays(record: Any) -> dict[str, NDArray[Any]]:
-    declared = {each.name: each.metadata["dtype"] for each in fields(record) if "dtype" in each.metadata}
-    return {name: getattr(record, name).astype(dtype, copy=False) for name, dtype in declared.items()}
-
-
 def _of(part: Part, copy: Callable[[torch.Tensor], torch.Tensor]) -> Copy:
     module, optimizers = part
-    values = {"weights": dict(module.state_dict()), "optimizers": [each.state_dict() for each in optimizers]}
-    return _mapped(values, copy)
+    states = [each.state_dict()["state"] for each in optimizers]
+    return _mapped({"weights": _values(module), "optimizers": states}, copy)
+
+
+def _values(module: nn.Module) -> dict[str, Any]:
+    """Parameters and buffers by name, those that a `state_dict` leaves out as well."""
+    return {**module.state_dict(), **dict(module.named_buffers())}
 
 
 def _into(part: Part, copy: Copy) -> None:
     """In place. What an optimizer has learned since is forgotten: one that had not stepped is fresh again."""
     module, optimizers = part
-    module.load_state_dict(copy["weights"])
+    module.load_state_dict({name: copy["weights"][name] for name in module.state_dict()})
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(copy["weights"][name])
     module.zero_grad(set_to_none=True)
     for optimizer, state in zip(optimizers, copy["optimizers"], strict=True):
         # torch takes tensors over as they are where device and dtype agree.
-        optimizer.load_state_dict(_mapped(state, torch.clone))
+        own = {"state": _mapped(state, torch.clone), "param_groups": optimizer.state_dict()["param_groups"]}
+        optimizer.load_state_dict(own)
+
+
+def _refuse_unfit(parts: Mapping[int, Part], copies: object, where: str) -> None:
+    """Whether there is a copy of each of these parts and of no other, and each could be put into it.
+
+    Raises:
+        ValueError: What is wrong is named.
+    """
+    for at, copy in mapping(copies, where, parts).items():
+        module, optimizers = parts[at]
+        name = f"{where}[{at}]"
+        mapping(copy, name, ("weights", "optimizers"))
+        refuse_other_form(copy["weights"], _values(module), f"{name}['weights']")
+        if not isinstance(copy["optimizers"], list) or len(copy["optimizers"]) != len(optimizers):
+            raise ValueError(f"{name}['optimizers'] should be {len(optimizers)}")
+        for optimizer, state in zip(optimizers, copy["optimizers"], strict=True):
+            _refuse_other_optimizer(optimizer, state, f"{name}['optimizers']")
+
+
+def _refuse_other_optimizer(optimizer: torch.optim.SGD, state: object, where: str) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, remembered in mapping(state, where).items():
+        if whole(index, where, least=0) >= len(parameters):
+            raise ValueError(f"{where} has a parameter {index} of {len(parameters)}")
+        refuse_other_form(remembered, {"momentum_buffer": parameters[index]}, f"{where}[{index}]")
 
 
 def _mapped(value: Any, copy: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """The same nested containers with every tensor replaced."""
     if isinstance(value, torch.Tensor):
-        return copy(value)
+        return copy(value.detach())
     if isinstance(value, dict):
         return {key: _mapped(part, copy) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import cast
 
 import torch
@@ -165,17 +166,31 @@ class GrownModel(nn.Module):
 
 
 @contextmanager
+def drawing_from(key: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's generators of CPU and device start from this key; after, they are as before.
+
+    `torch.manual_seed` would also reseed every other accelerator, which nothing would restore.
+
+    Args:
+        key: 0 <= key < 2**64, such as from `contracts.streams.key`.
+        device: the CPU, or a CUDA device with its index.
+    """
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(key)
+        if on_cuda:
+            torch.cuda.default_generators[device.index].manual_seed(key)
+        yield
+
+
+@contextmanager
 def seeded(key: int) -> Iterator[None]:
     """Inside, torch's CPU generator starts from this key and tensors are on the CPU; all is restored after.
-
-    `torch.manual_seed` would also reseed the accelerators, which `fork_rng` doesn't restore without copying
-    their states: the CPU's generator alone is seeded.
 
     Args:
         key: 0 <= key < 2**64, such as from `contracts.streams.key`.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(key)
+    with drawing_from(key, torch.device("cpu")), torch.device("cpu"):
         yield
 
 
@@ -211,13 +226,16 @@ def build_gate(place: Place, key: int) -> nn.Module:
 def probe(branch: nn.Module, place: Place) -> bool:
     """Gate G1: whether a forward pass in eval mode is finite and keeps the shape.
 
-    The batch is fixed: standard normal numbers of shape (2, *place.shape).
+    The batch is fixed: standard normal numbers of shape (2, *place.shape), on the device of the branch and in
+    the type of its floating-point numbers, of the parameters before those of the buffers.
     """
-    like = next(branch.parameters(), torch.empty(0))
+    tensors = [*chain(branch.parameters(), branch.buffers()), torch.empty(0, device="cpu")]
+    device, dtype = tensors[0].device, next(t.dtype for t in tensors if t.is_floating_point())
     generator = torch.Generator().manual_seed(_PROBE_SEED)
-    batch = torch.randn((PROBE_BATCH, *place.shape), generator=generator, device="cpu").to(like)
-    was_training = branch.training
-    d = branch.eval()(batch)
+    batch = torch.randn((PROBE_BATCH, *place.shape), generator=generator, device="cpu")
+    batch, was_training = batch.to(device, dtype), branch.training
+    with drawing_from(_PROBE_SEED, device):
+        d = branch.eval()(batch)
     branch.train(was_training)
     return d.shape == batch.shape and bool(torch.isfinite(d).all())
 

@@ -104,10 +104,11 @@ class Breakable(NullEngine):
         stats.finite[env] = fault != "a weight is nan"
         stats.probe_passed[env] &= fault != "the probe fails"
 
-    def keep(self, envs: Bools) -> None:
+    def keep(self, envs: Bools, fossils_only: Bools | None = None) -> None:
         for env in np.flatnonzero(envs):
             fossils = np.flatnonzero(self._slots.stage[env] == Stage.FOSSILIZED).tolist()
-            self.kept[env] = [int(self.learned[env]), *fossils]
+            old = fossils_only is not None and fossils_only[env]
+            self.kept[env] = [self.kept[env][0] if old else int(self.learned[env]), *fossils]
 
     def restore(self, envs: Bools) -> EpochStats:
         for env in np.flatnonzero(envs):

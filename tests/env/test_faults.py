@@ -146,8 +146,9 @@ class Untroubled:
         self.bits = [bits(env, *step(env, action)[:2]) for action in LIVES[FAULT - 1 :]]
         """What the others show in every step from then on."""
 
-    def keep(self, envs: np.ndarray) -> None:
-        self._keep(envs)
+    def keep(self, envs: np.ndarray, fossils_only: np.ndarray) -> None:
+        self._keep(envs, fossils_only)
+        assert not (envs & fossils_only).any(), "nothing diverges here"
         if envs[BROKEN]:
             self._last = network(self._life(BROKEN))
 

@@ -158,11 +158,12 @@ class Machine(RuleBasedStateMachine):
         self.act(e, Op.WAIT, heads, lawful=False)
 
     @precondition(lambda self: not self.stuck and max(self.good_epochs()) >= self.plain.min_window)
-    @rule(epochs=st.integers(1, 4))
-    def diverge(self, epochs: int) -> None:
+    @rule(heads=HEADS, epochs=st.integers(1, 4))
+    def diverge(self, heads: Heads, epochs: int) -> None:
+        """Meanwhile it plays on, and may commit what it has."""
         e = int(np.argmax(self.good_epochs()))
         self.inject(e, "loss explodes", epochs)
-        self.wait(epochs)
+        self.grow((e,), heads, epochs)
 
     def good_epochs(self) -> list[int]:
         return [len(world.good_losses) for world in self.worlds]

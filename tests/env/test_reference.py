@@ -1,6 +1,7 @@
 """Lives in the reference engine: repeatable, apart from each other, and isolated as the rules say."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from lives import GROW, play
 from plain import WAIT, grow, momenta, same, started, tiny, trajectory, weights
 from torch import nn
 
-from esper_env import Head, Op, Stage, Style, encode
+from esper_env import Head, Op, Place, Stage, Style, encode
 from esper_env.blueprints import catalogue
+from esper_env.slots.grown import probe
 
 SCRIPTS = [
     [*grow(0, Style.GATED), encode(Op.FOSSILIZE, slot=0), WAIT],
@@ -185,6 +187,64 @@ def test_a_module_that_gives_nan_fails_its_probe_and_cannot_advance(monkeypatch:
     assert not info["op_slot_mask"][0, Op.ADVANCE, 0]
     assert env._gates[1].failed(0, 0) == ("probe_passed",)
     assert np.isfinite(obs).all()
+
+
+class Permuting(nn.Module):
+    """Buffers and no parameters; it notes what it is given."""
+
+    def __init__(self, buffer: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fixed", buffer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.given = (x.device.type, x.dtype)
+        return torch.zeros(x.shape, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("buffer", "given"),
+    [
+        (torch.zeros(4, device="meta"), ("meta", torch.float32)),
+        (torch.zeros(4, device="meta", dtype=torch.float64), ("meta", torch.float64)),
+        (torch.arange(4, device="meta"), ("meta", torch.float32)),
+        (torch.arange(4), ("cpu", torch.float32)),
+    ],
+)
+def test_a_branch_without_parameters_is_probed_where_its_buffers_are(
+    buffer: torch.Tensor, given: tuple[str, torch.dtype]
+) -> None:
+    branch = Permuting(buffer)
+    assert probe(branch, Place("here", "cnn", (4, 2, 2), 0.5))
+    assert branch.given == given
+
+
+def test_harvests_and_rollbacks_copy_from_the_device_once_for_all_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env, copies = tiny(3), []
+    env.reset(seed=0)
+    play(env, [WAIT])
+    twins = [env._engine.life(e).measure([]).validation.tolist() for e in range(3)]
+
+    def counted(name: str) -> Any:
+        plain = getattr(torch.Tensor, name)
+        return lambda tensor, *more, **named: copies.append(name) or plain(tensor, *more, **named)
+
+    for name in ("cpu", "tolist", "item", "numpy", "__float__", "__bool__", "__array__"):
+        monkeypatch.setattr(torch.Tensor, name, counted(name))
+    harvest = env._engine.harvest(np.array([True, False, True]))
+    assert copies == ["cpu", "numpy"]
+    restored = env._engine.restore(np.array([True, True, False]))
+    assert copies == ["cpu", "numpy"] * 2
+    monkeypatch.undo()
+    for e in (0, 2):
+        assert [harvest.val_loss[e], harvest.val_accuracy[e]] == twins[e]
+    assert (np.isnan(harvest.test_loss) == [False, True, False]).all()
+    assert (np.isnan(restored.val_loss) == [False, False, True]).all()
+    assert env._engine.life(1).measure([]).validation.tolist() == [
+        restored.val_loss[1],
+        restored.val_accuracy[1],
+    ]
 
 
 def test_a_host_that_diverges_leaves_observation_and_reward_finite_and_ends_with_the_third_panic() -> None:

@@ -158,12 +158,13 @@ class Kept:
 
     def __init__(self, env: EsperVectorEnv) -> None:
         self.when: list[list[int]] = [[] for _ in range(env.num_envs)]
+        """With a minus where only new fossils were to be added."""
         self.epochs = env._engine._epochs  # type: ignore[attr-defined]
         env._engine.keep = self.keep  # type: ignore[method-assign]
 
-    def keep(self, envs: NDArray[np.bool_]) -> None:
+    def keep(self, envs: NDArray[np.bool_], fossils_only: NDArray[np.bool_]) -> None:
         for env in np.flatnonzero(envs).tolist():
-            self.when[env].append(int(self.epochs[env]))
+            self.when[env].append(int(self.epochs[env]) * (-1 if fossils_only[env] else 1))
 
 
 def test_snapshots_are_taken_at_reset_every_fifth_good_epoch_and_before_a_fossils_first_epoch() -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from lives import GROW, play
 from plain import WAIT, grow, same, started, tiny, weights
+from torch import nn
 
 from esper_env import EsperVectorEnv, Op, Stage, Style, encode
+from esper_env.blueprints import catalogue
 from esper_env.engine.life import Life
 
 ALL = np.array([True])
@@ -143,6 +145,71 @@ def test_the_step_after_a_break_shows_the_network_that_was_kept_at_fossilization
     after = env.step(WAIT[None])[-1]
     assert np.isfinite(after["val_loss"][0])
     assert not same(weights(life.model.host), start[0]), "and it learns on"
+
+
+def push(env: EsperVectorEnv, value: float = 30.0) -> None:
+    """Make the host insist on one class, so that its loss is far above what it was."""
+    with torch.no_grad():
+        env._engine.life(0).model.host.state_dict()["segments.6.linear.bias"][0] = value
+
+
+def test_a_module_fossilized_amid_a_divergence_comes_back_with_the_host_of_before_it() -> None:
+    often = {"governor.snapshot_every": 1, "governor.min_window": 2, "governor.window": 3}
+    env, life = started(seed=2, horizon=30, overrides=often)
+    play(env, [*grow(0, Style.GATED), FOSSILIZE, *grow(1)])
+    good, older = weights(life.model.host), weights(life.planted[0].graft)
+    for step, action in enumerate((WAIT, encode(Op.FOSSILIZE, slot=1), WAIT)):
+        push(env)
+        assert env._state.divergent[0] == step
+        if step == 1:
+            module = weights(life.planted[1].graft)
+        play(env, [action])
+        assert (env._state.rollbacks[0], env._state.since_snapshot[0]) == (step == 2, 0)
+    assert env._state.slots.stage[0].tolist() == [Stage.FOSSILIZED, Stage.FOSSILIZED, Stage.DORMANT]
+    assert same(weights(life.model.host), good), "never the diverging host"
+    assert same(weights(life.planted[0].graft), older)
+    assert same(weights(life.planted[1].graft), module), "as it was when it was fossilized"
+    assert 0 < env._state.val_loss[0] < 3
+    play(env, [WAIT] * 2)
+    assert env._state.rollbacks[0] == 1
+
+
+class Counting(nn.Conv2d):
+    """It remembers how many batches it has seen, and a mean, in buffers that its state_dict leaves out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 1)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 1
+            self.mean += 0.1 * (x.detach().mean((0, 2, 3))[:, None, None] - self.mean)
+        return super().forward(x - self.mean)
+
+
+def test_buffers_that_a_state_dict_leaves_out_are_kept_and_handed_on_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    index = catalogue.register_blueprint("counting", {"cnn": lambda place: Counting(place.channels)})
+    env, life = started(seed=2, horizon=30, overrides={"governor.snapshot_every": 99})
+    play(env, [*grow(0, Style.LINEAR_ADD, index), FOSSILIZE])
+    env._engine.keep(ALL)
+    branch, state = life.planted[0].graft.branch, env.get_state(0)
+    seen, mean = int(branch.seen), branch.mean.clone()
+    assert seen == 2 * 9
+    play(env, [WAIT])
+    assert int(branch.seen) == seen + 2
+    env._engine.restore(ALL)
+    assert (int(branch.seen), torch.equal(branch.mean, mean)) == (seen, True)
+    other = tiny(horizon=30, overrides={"governor.snapshot_every": 99})
+    other.set_state(0, state)
+    copy = other._engine.life(0)
+    assert (int(copy.planted[0].graft.branch.seen), copy.epochs) == (seen, 10)
+    copy.epochs = life.epochs
+    assert train(copy) == train(life)
 
 
 def test_a_break_before_any_good_snapshot_brings_back_the_weights_of_the_reset() -> None:

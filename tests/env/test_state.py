@@ -178,6 +178,19 @@ def test_the_governors_snapshot_travels_with_the_state() -> None:
     assert bits(other.get_state(0)) == bits(env.get_state(0))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_momenta_are_in_the_state_where_there_are_any(momentum: float) -> None:
+    settings = {f"engine.optimizer.{part}_momentum": momentum for part in ("host", "module")}
+    env, other = tiny(overrides=settings), tiny(overrides=settings)
+    env.reset(seed=1)
+    play(env, LIFE[:4])
+    state = through_a_file(env.get_state(0))
+    [remembered] = state["engine"]["life"]["parts"][-1]["optimizers"]
+    assert len(remembered) == (11 if momentum else 0)
+    other.set_state(0, state)
+    assert seen(other, WAIT) == seen(env, WAIT)
+
+
 def test_a_failed_probe_is_remembered() -> None:
     env = tiny()
     env.reset(seed=1)
@@ -273,4 +286,5 @@ def test_asking_for_a_state_changes_nothing() -> None:
 def test_the_example_on_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     exec(code, {})
-    assert len(re.findall(r"-?\d+\.\d", capsys.readouterr().out)) == 3
+    keep, blend, prune = re.findall(r"(\d+\.\d)%", capsys.readouterr().out)
+    assert keep == prune != blend

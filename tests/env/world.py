@@ -4,7 +4,7 @@ The number counts the epochs it has learned; `accuracy` says what that and its m
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 from math import exp, inf, isfinite, log, log1p, nan, tanh
 from statistics import fmean, pstdev
@@ -184,7 +184,7 @@ class World:
             self.plantings[slot] += 1
             self.slots[slot].blueprint, self.slots[slot].born = blueprint, quality
         if op == "FOSSILIZE":
-            self._keep()
+            self._keep(host=not self.suspicious)
         moved = sum(m.velocity**2 * size for m, size in zip(self.slots, sizes, strict=True))
         terms["churn"] = -min(1.0, 0.2 * moved / self.rules.host_params)
         grown = sum(self.params(s) for s in range(len(self.slots))) / self.rules.host_params
@@ -245,10 +245,12 @@ class World:
             self._keep()
         return False
 
-    def _keep(self) -> None:
+    def _keep(self, host: bool = True) -> None:
+        """Everything; without the host, only that there are new fossils."""
         fossils = tuple(s for s, module in enumerate(self.slots) if module.stage == "FOSSILIZED")
-        self.kept = Kept(self.learned, fossils, self.above_chance)
-        self.good_since = 0
+        self.kept = replace(self.kept, fossils=fossils)
+        if host:
+            self.kept, self.good_since = Kept(self.learned, fossils, self.above_chance), 0
 
     def _roll_back(self, alphas: list[float]) -> None:
         for module, alpha in zip(self.slots, alphas, strict=True):
