@@ -43,7 +43,7 @@ def unpack(record: Any, env: int, row: Mapping[str, torch.Tensor]) -> None:
 
 def unpacked(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
     """What `packed` was given."""
-    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _arrays(record: Any) -> dict[str, NDArray[Any]]:

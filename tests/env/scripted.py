@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_env import HEADS_READ, EsperVectorEnv, Head, Op, Stage, Style, encode
+from esper_env import HEADS_READ, Curve, EsperVectorEnv, Head, Op, Stage, Style, encode
 from esper_env.contracts.lifecycle import HAS_MODULE
 from esper_env.contracts.state import SlotState
 
@@ -171,6 +171,7 @@ def wanderer(seed: int, waiting: float = 0.4) -> Agent:
             return WAIT
         op, slot = rng.choice(legal) + np.array([Op.WAIT + 1, 0])
         sizes = {Head.ALPHA_TARGET: 3, Head.ALPHA_SPEED: 4, Head.STYLE: len(Style)}
+        sizes |= {Head.TEMPO: 3, Head.ALPHA_CURVE: len(Curve)}
         reads = [head for head in sizes if head in HEADS_READ[Op(op)]]
         heads = {head.name.lower(): rng.integers(sizes[head]) for head in reads}
         if op == Op.GERMINATE:

@@ -75,7 +75,13 @@ def test_shaping_adds_the_same_to_any_two_lives_however_they_end(
     compute_budget: float | None, share: float
 ) -> None:
     env = rules_only(12, troubled(share, 1), autoreset_mode="NextStep", compute_budget=compute_budget)
-    lives = live(env, [wanderer(seed) for seed in range(12)], SEED)
+    last = 18 if compute_budget else 30
+    growers = [
+        grower(CONV_LIGHT),
+        grower(CONV_LIGHT, commit_at=None),
+        grower(CONV_LIGHT, (1,), start=last - 7),
+    ]
+    lives = live(env, [*growers, *(wanderer(seed) for seed in range(9))], SEED)
     for gamma in (1.0, 0.95):
         shaping = lives.sums("dense", gamma)["shaping"]
         assert np.abs(shaping - shaping[0]).max() < 1e-6
@@ -84,7 +90,27 @@ def test_shaping_adds_the_same_to_any_two_lives_however_they_end(
         assert lives.panics.max() == 3, "some lives end with the third panic"
     assert (lives.panics > 0).any() == (share > 0)
     length = np.sum(lives.played, axis=0)
-    assert length.max() == (18 if compute_budget else 30)
+    assert length.max() == last
+    ends = lives.stages()[length - 1, np.arange(12)]
+    if share == 0:
+        assert {Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED} <= set(ends.ravel().tolist())
+
+
+def test_shaping_adds_the_same_where_fossils_outlive_a_rollback_and_held_modules_do_not() -> None:
+    def breaking(slots: SlotState, epochs: np.ndarray) -> EpochStats:
+        stats = plausible(slots, epochs)
+        stats.finite = ~((epochs == 20) & (np.arange(len(epochs)) < 2))
+        return stats
+
+    env = rules_only(3, breaking, autoreset_mode="NextStep")
+    lives = live(env, [grower(CONV_LIGHT), grower(CONV_LIGHT, commit_at=None), wait], SEED)
+    assert lives.panics.tolist() == [1, 1, 0]
+    assert (lives.stages()[[18, -1], 0] == Stage.FOSSILIZED).all()
+    assert (lives.stages()[18, 1] == Stage.HOLDING).all()
+    assert (lives.stages()[19, 1] == Stage.PRUNED).all()
+    for gamma in (1.0, 0.95):
+        shaping = lives.sums("dense", gamma)["shaping"]
+        assert np.abs(shaping - shaping[2]).max() < 1e-6
 
 
 def test_shaping_adds_the_same_through_rollbacks_of_real_networks() -> None:
@@ -184,9 +210,8 @@ def test_a_provoked_rollback_costs_its_penalty_and_wins_nothing(count: int) -> N
 
 
 def test_networks_broken_on_purpose_lose_in_every_mode() -> None:
-    agents = [saboteur(INDEX[name], 3) for name in ("late_nan", "late_explosive", "explosive")]
-    lives, waiting = beside_waiting(*agents, horizon=24)
-    assert lives.panics[0] == 3
+    lives, waiting = beside_waiting(*(saboteur(INDEX["late_nan"], count) for count in (1, 3)), horizon=24)
+    assert lives.panics.tolist() == [1, 3]
     for mode in MODES:
         gained = lives.returns(mode) - waiting.returns(mode)
         assert (gained <= -10 * lives.panics).all(), (mode, gained, lives.panics)

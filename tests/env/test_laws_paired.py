@@ -12,7 +12,7 @@ from cheats import INDEX, cheating
 from laws import KEPT, MODES, Lives, live, lower, upper
 from scripted import Agent, churner, grower, hungry, saboteur, wait
 
-from esper_env import EsperVectorEnv
+from esper_env import EsperVectorEnv, Stage
 
 LOG = logging.getLogger(__name__)
 pytestmark = pytest.mark.slow
@@ -26,6 +26,8 @@ FLOOR = -20.0
 """Losses count no further than this: the mean of what is cut off is above the true one, and a network that
 breaks down altogether doesn't hide in its own spread that the others lose as well."""
 
+OVERFIT = 3.0
+"""Points that a difference of means over these seeds and splits may be off by."""
 CALM = 60
 """Forward passes after which a module breaks: in BLENDING, with 8 batches an epoch of TRAINING before."""
 
@@ -49,6 +51,8 @@ AGENTS: dict[str, Agent] = {
     "hungry": hungry(INDEX["rescale"]),
     "hungry_then_commits": hungry(INDEX["rescale"], commit_at=12),
     "hungry_for_norm": hungry(NORM, commit_at=LAST - 2),
+    "hungry_then_commits_twin": grower(INDEX["rescale"], commit_at=12),
+    "hungry_for_norm_twin": grower(NORM, commit_at=LAST - 2),
 }
 
 
@@ -95,13 +99,16 @@ def test_churn_through_blending_loses_to_waiting(name: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_fossils_of_noise_lose_to_waiting(mode: str) -> None:
-    assert (played("noise").ends["harvest_accuracy"] < played("wait").ends["harvest_accuracy"]).any()
+    assert (played("noise").stages()[-1] == Stage.FOSSILIZED).all()
     loses("noise", mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_frozen_random_fossils_lose_to_waiting(mode: str) -> None:
-    loses("frozen", mode, seeds=MORE_SEEDS, health=0.0)
+    """Gradients of 0 are no healthy ones: G2 refuses such modules, so for this law it is opened."""
+    where = {"seeds": MORE_SEEDS, "health": 0.0}
+    assert (played("frozen", **where).stages()[-1] == Stage.FOSSILIZED).all()
+    loses("frozen", mode, **where)
 
 
 def test_frozen_random_fossils_win_where_credit_is_kept() -> None:
@@ -116,6 +123,7 @@ def test_what_is_taken_over_pays_the_harvested_quality_alone(mode: str) -> None:
     gained = played("rescale").points("harvest") - played("wait").points("harvest")
     expected = gained + played("rescale").costs()
     np.testing.assert_allclose(gains("rescale", mode), expected, atol=1e-9)
+    assert lower(played("rescale").credit()) > 0, "the host leans on it"
     shown("credit of what is taken over, where it is kept", played("rescale").credit())
 
 
@@ -125,7 +133,7 @@ def test_committing_a_useful_module_at_the_last_step_never_beats_committing_it_e
     when: tuple[str, str], mode: str
 ) -> None:
     early, last = when
-    assert lower(played("early").points("test") - played("wait").points("test")) > 0, "it is useful"
+    assert lower(played(early).points("test") - played("wait").points("test")) > 0, "it is useful"
     won = gains(last, mode, early)
     shown(f"{last} - {early}, {mode}", won)
     assert upper(won) < 1e-9
@@ -142,13 +150,33 @@ def test_a_provoked_rollback_never_pays(name: str, mode: str) -> None:
 
 @pytest.mark.parametrize("name", ["hungry", "hungry_then_commits", "hungry_for_norm"])
 def test_living_for_ablations_gains_no_more_than_the_test_split_shows(name: str) -> None:
+    """Up to what validation can differ from test, for these splits of 1,024 and 2,048 images."""
     shows = played(name).points("test") - played("wait").points("test")
     for mode in MODES:
-        beyond = gains(name, mode) - shows
-        shown(f"{name}: gain beyond test, {mode}", beyond)
-        assert lower(beyond) < 0
-    shown(f"{name}: test", shows)
+        beyond = gains(name, mode) - played(name).costs() - shows
+        shown(f"{name}: gain before costs beyond test, {mode}", beyond)
+        assert upper(beyond) < OVERFIT
     shown(f"{name}: credit, where it is kept", played(name).credit())
+
+
+@pytest.mark.parametrize("name", ["hungry_then_commits", "hungry_for_norm"])
+def test_choosing_by_ablation_gains_nothing_on_test_over_committing_the_same_modules(name: str) -> None:
+    better = played(name).points("test") - played(f"{name}_twin").points("test")
+    shown(f"{name} - twin, test", better)
+    assert upper(better) < OVERFIT
+
+
+def test_churn_through_blending_loses_at_every_other_cadence_and_speed_as_well() -> None:
+    """Pooled: one life for each cadence, every speed in turn."""
+    cadences = [7, 9, 10, 11, 13, 14, 15, 17, 18, 19]
+    agents = [churner(CONV_HEAVY, cadence, speed=cadence % 4) for cadence in cadences]
+    seeds = [SEEDS[index % len(SEEDS)] for index in range(len(cadences))]
+    lives = live(environment(len(cadences), 0.7), agents, seeds)
+    assert (lives.stages() == Stage.BLENDING).any(axis=(0, 2)).all()
+    waiting = dict(zip(SEEDS, played("wait").returns("dense"), strict=True))
+    lost = lives.returns("dense") - [waiting[seed] for seed in seeds]
+    shown("churn at other cadences - wait", lost)
+    assert upper(np.maximum(lost, FLOOR)) < 0
 
 
 @pytest.mark.parametrize("mode", MODES)
