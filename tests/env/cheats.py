@@ -115,7 +115,6 @@ def cheats(calm: int) -> tuple[Blueprint, ...]:
         "noise": Noise,
         "frozen": Frozen,
         "unlearnable": Unlearnable,
-        "explosive": lambda place: Explode(place, 0, 1e6),
         "late_explosive": lambda place: Explode(place, 3 * calm, 1e6),
         "late_nan": lambda place: Explode(place, calm, float("nan")),
     }

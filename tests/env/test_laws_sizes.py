@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from laws import KEPT, MODES, live
+from laws import KEPT, MODES, Lives, live
 from lives import rules_only
 from plain import tiny
 from scripted import SLOTS, Agent, View, churner, grower, wait
@@ -78,11 +78,21 @@ def test_every_slot_counts_alike_in_every_term() -> None:
 @pytest.mark.parametrize("slot", SLOTS)
 def test_a_module_in_any_slot_alone_is_charged_shaped_and_credited(slot: int) -> None:
     lives = live(rules_only(2), [grower(CONV_LIGHT, (slot,)), wait], [0, 0])
+    first, second = credited(lives).T
+    assert np.abs(first).max() > 1, "on the way"
+    assert first.sum() == pytest.approx(0, abs=1e-9), "all of it is lost at the end"
+    assert not second.any()
     for name in ("rent", "churn", "credit"):
         first, second = lives.sums("economy", **KEPT)[name]
         assert (first > 0) if name == "credit" else (first < 0)
         assert second == 0
-    assert np.abs([change.after.credit[0, slot] for change in lives.changes]).max() > 1
+
+
+def credited(lives: Lives) -> np.ndarray:
+    """(step, env): what the economy pays for credit in every step."""
+    config = RewardConfig(mode="economy")
+    paid = [reward.terms(change, lives.facts, config, lives.horizon) for change in lives.changes]
+    return np.array([terms["credit"] for terms in paid])
 
 
 def test_costs_never_pay_and_quality_pays_forward() -> None:

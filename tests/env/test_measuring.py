@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,11 @@ from lives import GROW, play
 from plain import WAIT, accuracy, grow, same, started, task_of, tiny, trajectory
 from torch import nn
 
-from esper_env import Op, Style, encode
+from esper_env import REWARD_MODES, HostFacts, Op, StepChange, Style, encode, register_reward_term
 from esper_env.engine import evaluate, setup
 from esper_env.engine import life as life_module
 from esper_env.engine.life import Life
+from esper_env.mdp.prices import OWN_TERMS
 from esper_env.tasks.task import ImageTask, Split
 
 
@@ -231,8 +232,25 @@ def test_seconds_are_kept_apart_for_training_validation_and_variants(monkeypatch
     assert not np.any(list(env._engine.seconds().values())), "a new episode"
 
 
+@pytest.fixture
+def _own_term() -> Iterator[None]:
+    """A term that reads all qualities that a step knows of, forgotten after the test."""
+
+    def won(change: StepChange, facts: HostFacts) -> np.ndarray:
+        harvested = np.nan_to_num(change.harvested, nan=facts.chance_quality)
+        return change.quality_after - change.quality_before + harvested
+
+    kept = dict(OWN_TERMS)
+    register_reward_term("won", won)
+    yield
+    OWN_TERMS.clear()
+    OWN_TERMS.update(kept)
+
+
+@pytest.mark.usefixtures("_own_term")
+@pytest.mark.parametrize("mode", REWARD_MODES)
 def test_labels_of_the_test_split_reach_neither_observation_nor_reward(
-    monkeypatch: pytest.MonkeyPatch,
+    mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = [*GROW, encode(Op.FOSSILIZE, slot=0)]
     ends, seen, load = [], [], setup.load_task
@@ -243,11 +261,13 @@ def test_labels_of_the_test_split_reach_neither_observation_nor_reward(
 
     for loader in (load, wrong):
         monkeypatch.setattr(setup, "load_task", loader)
-        env = tiny(horizon=len(script))
+        env = tiny(1, {"reward.own": {"won": 3.0}}, horizon=len(script), reward=mode)
         seen.append(trajectory(env, [script[:-1]], seed=0))
         obs, reward, terminated, _, info = env.step(script[-1][None])
         assert terminated[0]
-        seen[-1].append([obs.tobytes(), reward.tobytes()])
+        terms = info["reward_terms"]
+        assert terms["won"][0] != 0
+        seen[-1].append([obs.tobytes(), reward.tobytes(), *(value.tobytes() for value in terms.values())])
         ends.append(float(info["test_accuracy"][0]))
     assert seen[0] == seen[1]
     assert ends[0] != ends[1]
