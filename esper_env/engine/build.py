@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper_env.engine.engine import Engine, EngineConfig
+from esper_env.engine.fused import FusedEngine
 from esper_env.engine.null import NullEngine
 from esper_env.engine.reference import ReferenceEngine
 from esper_env.engine.setup import Setup
@@ -31,11 +32,11 @@ class ForkedEngine(NullEngine):
 
 def engine_name(config: EngineConfig) -> str:
     """The engine that the configuration means: `auto` is one of the others."""
-    return "reference" if config.name == "auto" else config.name
+    return "fused" if config.name == "auto" else config.name
 
 
 def build_engine(num_envs: int, setup: Setup) -> Engine:
     """The engine that the configuration names; which one never depends on `num_envs`."""
-    if engine_name(setup.config) == "null":
-        return NullEngine(num_envs, setup)
-    return ForkedEngine(num_envs, setup) if setup.forked else ReferenceEngine(num_envs, setup)
+    engines = {"null": NullEngine, "reference": ReferenceEngine, "fused": FusedEngine}
+    chosen: type[Engine] = ForkedEngine if setup.forked else engines[engine_name(setup.config)]
+    return chosen(num_envs, setup)  # type: ignore[call-arg]

@@ -29,9 +29,9 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Literal["auto", "reference", "null"] = "auto"
-    """`reference` trains one plain module per environment; `null` plays the rules without training anything;
-    `auto` is `reference`."""
+    name: Literal["auto", "fused", "reference", "null"] = "auto"
+    """`fused` trains all environments as one program; `reference` one plain module after another; `null`
+    plays the rules without training anything; `auto` is `fused`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is `cuda` where there is one, else `cpu`."""
     epoch_size: Annotated[int, Strict(), Field(ge=1)] | Literal["full"] = 8192
@@ -40,6 +40,17 @@ class EngineConfig(BaseModel):
     """Training samples a step."""
     counterfactual_size: int = Field(1024, ge=1)
     """First samples of the validation split on which contributions are measured."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Type of number of weights and values; `bfloat16` narrows convolutions and matrix products alone."""
+    tf32: bool = False
+    """CUDA rounds the factors of float32 products to 10 bits (TensorFloat-32), which is faster."""
+    deterministic: bool = True
+    """CUDA gives the same bits every time; False lets cuDNN choose among all its algorithms."""
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """What the fused engine computes with: `torch` is torch's own operations; `native` this package's, for a
+    CPU, once they are built; `auto` is `native` where that is possible."""
+    rows_at_once: int | None = Field(None, ge=1)
+    """Environments that the fused engine trains side by side; None takes what suits the device."""
     optimizer: OptimizerConfig = OptimizerConfig()
     isolation: Literal["training", "always"] = "training"
     """Where the gradient stops at a module's input: in TRAINING only, or, for comparison, always."""

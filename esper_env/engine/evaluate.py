@@ -102,8 +102,9 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _scores(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """float32 (2, sample): cross-entropy in nats and correctness."""
-    return torch.stack([F.cross_entropy(logits, y, reduction="none"), (logits.argmax(dim=1) == y).float()])
+    """(2, sample): cross-entropy in nats and correctness, in the type of the logits."""
+    losses = F.cross_entropy(logits, y, reduction="none")
+    return torch.stack([losses, (logits.argmax(dim=1) == y).to(losses.dtype)])
 
 
 def _add(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import fx, nn
 
+from esper_env.engine.life import Life
 from esper_env.slots.grown import Graft, GrownModel
 from esper_env.tasks.loader import evaluation_batches
 from esper_env.tasks.task import ImageTask
@@ -34,9 +35,16 @@ class _Standardized(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Uint8 (batch, height, width, channels) -> logits (batch, classes)."""
         # The operations of the task's loader, value by value: the last bit decides which pixel a pool takes.
-        x = ((images.float() - self.shift) * self.scale).permute(0, 3, 1, 2)
+        x = ((images.to(self.shift.dtype) - self.shift) * self.scale).permute(0, 3, 1, 2)
         logits: torch.Tensor = self.network(x)
         return logits
+
+
+def exported(life: Life, task: ImageTask) -> fx.GraphModule:
+    """The network of a life as the harvest would leave it: see `export`."""
+    fossils = {slot: life.planted[slot].blueprint.name for slot in life.fossils}
+    with life.drawing():
+        return export(life.model, fossils, task)
 
 
 def export(model: GrownModel, fossils: Mapping[int, str], task: ImageTask) -> fx.GraphModule:

@@ -17,6 +17,7 @@ from esper_env.contracts.streams import Stream, key
 from esper_env.engine.engine import SECONDS
 from esper_env.engine.evaluate import Measured, all_finite, measure, summary
 from esper_env.engine.ledger import variant_flops
+from esper_env.engine.measures import TRAINED_SLOTS
 from esper_env.engine.optimizer import (
     GradientMeter,
     OptimizerConfig,
@@ -31,10 +32,6 @@ from esper_env.engine.setup import Setup
 from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, drawing_from, probe, seeded
 from esper_env.tasks.loader import train_batches
 
-TRAINED = ("train_loss", "train_accuracy", "finite")
-"""What an epoch's training shows of an environment, as `EpochStats` calls it."""
-TRAINED_SLOTS = ("gradient_norm", "gradient_ratio", "vanishing_share", "exploding_share", "delta_ratio")
-"""What it shows of each slot."""
 HOST = -1
 """Stands for the host where parts of a network are named by their slot."""
 
@@ -55,7 +52,7 @@ class Life:
         self._task, self._config = setup.loaded_task, setup.config
         with seeded(key(seed, Stream.HOST_INIT)):
             host = setup.build_host()
-        self.model = on_device(GrownModel(host, setup.slot_places), self._task.device)
+        self.model = on_device(GrownModel(host, setup.slot_places), self._task)
         self.planted: dict[int, Planted] = {}
         self.epochs = 0
         self.seconds = dict.fromkeys(SECONDS, 0.0)
@@ -86,7 +83,7 @@ class Life:
         kind, place = self._setup.blueprints[blueprint], self.model.place(slot)
         branch = build_branch(kind, place, key(self._seed, Stream.MODULE_INIT, slot, planting, 0))
         refuse_other_size(branch, self._setup.facts, slot, blueprint, "when built")
-        graft = Graft(on_device(branch, self._task.device), style)
+        graft = Graft(on_device(branch, self._task), style)
         passed = probe(branch, place)
         refuse_other_size(branch, self._setup.facts, slot, blueprint, "after its probe")
         planted = Planted(graft, planting, kind, passed, self._optimizers(branch))
@@ -144,7 +141,7 @@ class Life:
     def _add_gate(self, planted: Planted, slot: int) -> None:
         init = key(self._seed, Stream.MODULE_INIT, slot, planted.planting, 1)
         gate = build_gate(self.model.place(slot), init)
-        planted.graft.gate = on_device(gate, self._task.device)
+        planted.graft.gate = on_device(gate, self._task)
         planted.optimizers += self._optimizers(gate)
 
     @contextmanager
@@ -174,7 +171,7 @@ class Life:
         learners = {slot: planted for slot, planted in sorted(self.planted.items()) if planted.trains}
         meters = {slot: GradientMeter(planted.parameters) for slot, planted in learners.items()}
         host_meter = GradientMeter(self._host_parameters)
-        totals = torch.zeros(2, device=self._task.device)
+        totals = torch.zeros(2, device=self._task.device, dtype=self._task.dtype)
         self.model.train()
         batch_size = self._config.batch_size
         last = epoch_size // batch_size - 1
@@ -217,9 +214,7 @@ class Life:
     def _slot_measures(self, host_meter: GradientMeter, meters: dict[int, GradientMeter]) -> torch.Tensor:
         """Gradients of modules that can still be removed, and the delta ratio of all that ran."""
         assert self.model.delta_ratio is not None
-        measures = torch.full(
-            (len(TRAINED_SLOTS), len(self.model.slots)), torch.nan, device=self._task.device
-        )
+        measures = self.model.delta_ratio.new_full((len(TRAINED_SLOTS), len(self.model.slots)), torch.nan)
         host_norm = torch.linalg.vector_norm(host_meter.rms())
         for slot, meter in meters.items():
             if self.planted[slot].stage == Stage.FOSSILIZED:

@@ -97,6 +97,11 @@ def clip(parameters: Sequence[nn.Parameter], norms: torch.Tensor, largest: float
 
 
 def shares(rms: torch.Tensor, config: OptimizerConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Share of tensors whose gradient vanished, and share that exploded or was not finite in any batch."""
+    """Share of tensors whose gradient vanished, and share that exploded or was not finite in any batch.
+
+    Args:
+        rms: (..., tensor).
+        config: what counts as vanished or exploded.
+    """
     exploded = ~(rms <= config.exploding_norm)
-    return (rms < config.vanishing_norm).float().mean(), exploded.float().mean()
+    return (rms < config.vanishing_norm).to(rms.dtype).mean(dim=-1), exploded.to(rms.dtype).mean(dim=-1)

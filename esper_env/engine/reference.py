@@ -15,8 +15,9 @@ from esper_env.contracts.state import SlotState
 from esper_env.contracts.stats import EpochStats, HarvestStats
 from esper_env.engine import snapshot
 from esper_env.engine.engine import SECONDS
-from esper_env.engine.export import export
-from esper_env.engine.life import TRAINED, TRAINED_SLOTS, Life
+from esper_env.engine.export import exported
+from esper_env.engine.life import Life
+from esper_env.engine.measures import TRAINED, TRAINED_SLOTS
 from esper_env.engine.setup import Setup
 from esper_env.engine.state import mapping
 
@@ -144,10 +145,7 @@ class ReferenceEngine:
 
     def export(self, env: int) -> nn.Module:
         """See `Engine`, and `esper_env.engine.export`."""
-        life = self.life(env)
-        fossils = {slot: life.planted[slot].blueprint.name for slot in life.fossils}
-        with life.drawing():
-            return export(life.model, fossils, self._setup.loaded_task)
+        return exported(self.life(env), self._setup.loaded_task)
 
     def close(self) -> None:
         """See `Engine`."""

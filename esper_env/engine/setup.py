@@ -9,6 +9,7 @@ from esper_env.blueprints.catalogue import Blueprint, catalogue
 from esper_env.contracts.facts import HostFacts
 from esper_env.engine.engine import EngineConfig
 from esper_env.engine.ledger import describe, segment_flops
+from esper_env.engine.precision import TYPES
 from esper_env.hosts.cnn import build_host
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
@@ -87,7 +88,7 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
         )
     trains = engine.name != "null"
     forked = trains and device.type == "cuda" and torch.cuda._is_in_bad_fork()
-    loaded = load_task(task, device) if trains and not forked else None
+    loaded = load_task(task, device).in_type(TYPES[engine.precision]) if trains and not forked else None
     return Setup(
         config=engine,
         horizon=horizon,

@@ -115,6 +115,15 @@ class ImageTask:
         """Where the images are."""
         return self.train.images.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of number that normalized images, and networks for them, have: that of mean and std."""
+        return self.mean.dtype
+
+    def in_type(self, dtype: torch.dtype) -> "ImageTask":
+        """The same task for networks of another type of number."""
+        return replace(self, mean=self.mean.to(dtype), std=self.std.to(dtype))
+
 
 def load_task(config: TaskConfig, device: torch.device) -> ImageTask:
     """The task of a config. Images are held once per process and device, whoever asks for them.

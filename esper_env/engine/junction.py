@@ -1,0 +1,187 @@
+"""A slot in many networks at once: branches group by group, then one composition for all rows.
+
+The formulas are those of `slots.blend`; here a row has its own alpha and style.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esper_env.contracts.action import Style
+from esper_env.engine.kinds import Kind
+from esper_env.engine.stacked import Forward, Run, Tensors
+from esper_env.engine.topology import Group, Joint, Modules
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Modules of one group in a slot."""
+
+    forward: Forward
+    tensors: Tensors
+    """Of the module and its gate, (row, *shape) by name."""
+    run: Run
+    count: int
+    """Rows of the group."""
+    gate: Forward | None = None
+    """Where the group is gated."""
+    multiplies: Tensor | None = None
+    """bool (row, 1, 1, 1, 1): style LINEAR_MULTIPLY; None where no row has it."""
+
+    def __call__(self, source: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The branch's output, and what alpha scales of it, of h's shape both.
+
+        Args:
+            source: what branch and gate see: h, or h without its gradient.
+            h: value of the host in these rows.
+        """
+        d = self.forward(self.run, self.tensors, source)
+        if self.gate is not None:
+            return d, self.gate(self.run, self.tensors, source) * d
+        if self.multiplies is not None:
+            return d, torch.where(self.multiplies, h * torch.tanh(d), d)
+        return d, d
+
+
+@dataclass(frozen=True)
+class Section:
+    """Groups of one slot that are treated alike, one after another."""
+
+    slot: int
+    rows: Tensor | None
+    """int64 (row,): where they are in the value; None: they are the whole value, in its order."""
+    branches: Sequence[Branches]
+    alpha: Tensor
+    """(row, 1, 1, 1, 1)."""
+
+    def of(self, run: Run, x: Tensor) -> Tensor:
+        """The value in these rows."""
+        return x if self.rows is None else run.kernels.select(x, self.rows)
+
+    def __call__(self, source: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of all branches, and what alpha scales, of h's shape."""
+        counts = [each.count for each in self.branches]
+        parts = zip(self.branches, source.split(counts), h.split(counts), strict=True)
+        results = [each(*values) for each, *values in parts]
+        if len(results) == 1:
+            return results[0]
+        d = torch.cat([each for each, _ in results])
+        return d, d if all(a is b for a, b in results) else torch.cat([each for _, each in results])
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The value itself; backward, the gradient of some rows goes to d as well, as if d had been added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, d: Tensor, rows: Tensor | None) -> Tensor:
+        ctx.rows = rows
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = gradients
+        return gradient, gradient if ctx.rows is None else gradient.index_select(0, ctx.rows), None
+
+
+Ratios = list[tuple[Section, Tensor]]
+"""RMS(branch output) / RMS(host value) by section, (row,)."""
+
+
+@dataclass(frozen=True)
+class Junction:
+    """A slot; a section that is None has no rows. In evaluation neither isolated nor idle ones are given."""
+
+    run: Run
+    isolated: Section | None
+    blended: Section | None
+    idle: Section | None
+    detach: bool
+    """Whether the gradient stops at the input of blended modules as well."""
+
+    def __call__(self, x: Tensor, ratios: Ratios | None = None) -> Tensor:
+        """The slot's value.
+
+        Args:
+            x: (row, sample, height, width, channel), value of the host.
+            ratios: where the delta ratio of each section, (row,), is put; None if it is not wanted.
+        """
+        if self.isolated is not None:
+            d = self._look_at(self.isolated, x, ratios)
+            x = _StraightThrough.apply(x, d, self.isolated.rows) if d.requires_grad else x
+        if self.idle is not None and ratios is not None:
+            self._look_at(self.idle, x, ratios)
+        return x if self.blended is None else self._blend(self.blended, x, ratios)
+
+    def _look_at(self, section: Section, x: Tensor, ratios: Ratios | None) -> Tensor:
+        h = section.of(self.run, x.detach())
+        d, _ = section(h, h)
+        _record(ratios, section, d, h)
+        return d
+
+    def _blend(self, section: Section, x: Tensor, ratios: Ratios | None) -> Tensor:
+        h = section.of(self.run, x)
+        d, scaled = section(h.detach() if self.detach else h, h)
+        _record(ratios, section, d, h)
+        value = h + section.alpha * scaled
+        return value if section.rows is None else self.run.kernels.put(x, section.rows, value)
+
+
+def _record(ratios: Ratios | None, section: Section, d: Tensor, h: Tensor) -> None:
+    """RMS(branch output) / RMS(host value) of each row; NaN where the host's value is 0 everywhere."""
+    if ratios is None:
+        return
+    over = tuple(range(1, h.ndim))
+    size = h.detach().square().mean(dim=over).sqrt()
+    ratio = d.detach().square().mean(dim=over).sqrt() / size
+    ratios.append((section, torch.where(size > 0, ratio, torch.nan)))
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What the slots of a list of networks are put together from.
+
+    Args:
+        modules: what the slots of every environment hold.
+        envs: (row,): whose network each row is; an environment may have several.
+        like: on its device and of its type are the tensors that are made.
+        detach: see `Junction`.
+    """
+
+    modules: Modules
+    envs: NDArray[np.int64]
+    like: Tensor
+    detach: bool
+
+    def junction(self, run: Run, slot: int, members: Sequence[tuple[Group, Kind, Tensors]]) -> Junction:
+        """One slot, from its groups, each with its kind and its parameters."""
+        sections = [
+            self._section(run, slot, [each for each in members if each[0].joint is joint]) for joint in Joint
+        ]
+        return Junction(run, *sections, detach=self.detach)
+
+    def _section(self, run: Run, slot: int, members: Sequence[tuple[Group, Kind, Tensors]]) -> Section | None:
+        if not members:
+            return None
+        rows = [at for group, _, _ in members for at in group.at]
+        branches = [self._branches(run, *member) for member in members]
+        alpha = self._column(self.modules.alpha[self.envs[rows], slot]).to(self.like.dtype)
+        whole = rows == list(range(len(self.envs)))
+        at = None if whole else torch.tensor(rows, device=self.like.device)
+        return Section(slot, at, branches, alpha)
+
+    def _branches(self, run: Run, group: Group, kind: Kind, tensors: Tensors) -> Branches:
+        forward, gate = kind.forwards
+        envs = self.envs[list(group.at)]
+        style = self.modules.style[envs, group.slot]
+        multiplies = (style == Style.LINEAR_MULTIPLY) & (group.joint is Joint.BLENDED)
+        column = self._column(multiplies) if multiplies.any() else None
+        own = replace(run, drawing=lambda row: run.drawing(int(envs[row])))
+        return Branches(forward, tensors, own, len(group.at), gate if group.gated else None, column)
+
+    def _column(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values)[:, None, None, None, None].to(self.like.device)

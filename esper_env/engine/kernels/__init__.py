@@ -1,0 +1,1 @@
+"""What the fused engine computes with: the same operations for many networks at once, in several ways."""

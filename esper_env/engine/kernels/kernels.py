@@ -1,0 +1,137 @@
+"""The operations that a kernel tier offers. Each works on many networks at once, a row for each.
+
+Values between layers have the shape (row, sample, height, width, channel); parameters (row, *shape of one).
+No row influences another one: not by a value that is not finite either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Normalization over the samples and pixels of a row (S. Ioffe, C. Szegedy, 2015)."""
+
+    weight: Tensor
+    """(row, channel)."""
+    bias: Tensor
+    """(row, channel)."""
+    running_mean: Tensor
+    """(row, channel); in training moved towards the batch's in place."""
+    running_var: Tensor
+    """(row, channel), unbiased; likewise."""
+    momentum: float
+    """How far the running statistics move a batch."""
+    eps: float
+    training: bool
+    """Normalize with the batch's statistics; else with the running ones."""
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """Normalization over the pixels and a group of channels of one sample (Y. Wu, K. He, 2018)."""
+
+    weight: Tensor
+    """(row, channel)."""
+    bias: Tensor
+    """(row, channel)."""
+    groups: int
+    eps: float
+
+
+Norm = BatchNorm | GroupNorm
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a part of a network is updated: see `engine.optimizer`."""
+
+    momentum: float
+    weight_decay: float
+    clip_norm: float
+
+
+class Gradient(NamedTuple):
+    """Of one tensor of every row."""
+
+    tensor: int
+    """Which one, counted from 0: its column in the squared norms."""
+    start: int
+    """Where it begins in a row of parameters."""
+    value: Tensor
+    """(row, *shape)."""
+
+
+class Kernels(Protocol):
+    """One way of computing. Everything but `images` and `update` is differentiable."""
+
+    name: str
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, relu: bool) -> Tensor:
+        """Convolution with stride 1 that keeps the size, then perhaps bias, norm and ReLU.
+
+        Args:
+            x: (row, sample, height, width, channel); the rows may be one memory, expanded.
+            weight: (row, feature, channel, side, side), side odd; a row may lie far from the next one.
+            bias: (row, feature), or None.
+            norm: over the features, or None.
+            relu: whether negative values become 0.
+        """
+
+    def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Convolution of each channel by itself, size kept; weight (row, channel, 1, side, side)."""
+
+    def max_pool(self, x: Tensor) -> Tensor:
+        """Largest value of every 2x2 pixels; an odd last line or column is dropped."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(row, sample, in) -> (row, sample, out), with weight (row, out, in) and bias (row, out)."""
+
+    def select(self, x: Tensor, rows: Tensor) -> Tensor:
+        """These rows, int64 (selected,), as a value of its own."""
+
+    def put(self, x: Tensor, rows: Tensor, value: Tensor) -> Tensor:
+        """X with these rows, each named once, replaced."""
+
+    def images(
+        self,
+        images: Tensor,
+        index: Tensor,
+        crop: tuple[Tensor, Tensor, Tensor] | None,
+        padding: int,
+        shift: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
+        """Pick, crop, mirror and normalize: (row, sample, height, width, channel) of the type of `shift`.
+
+        Args:
+            images: uint8 (image, height, width, channel).
+            index: int64 (row, sample).
+            crop: row offset, column offset and mirror, int64 (row, sample) each; None for the whole image.
+            padding: pixels of black border to crop in.
+            shift: (channel,), subtracted from gray levels.
+            scale: (channel,), multiplied with after that.
+        """
+
+    def update(
+        self,
+        values: Tensor,
+        momenta: Tensor,
+        squares: Tensor,
+        gradients: Sequence[Gradient],
+        lr: Tensor,
+        descent: Descent,
+    ) -> None:
+        """One step of descent in place, each row clipped by itself, the squared gradient norms counted.
+
+        Args:
+            values: (row, parameter), tensor after tensor.
+            momenta: (row, parameter).
+            squares: (row, tensor): the square of each tensor's norm is added, before clipping.
+            gradients: of the tensors that have one; a missing tensor stays as it is, its momentum too.
+            lr: (row,), learning rates.
+            descent: the rest.
+        """

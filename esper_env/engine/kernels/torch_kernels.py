@@ -1,0 +1,123 @@
+"""The operations in torch's own primitives, on any device and in any precision: grouped convolutions.
+
+N small convolutions are one with N groups (S. Wang et al., "Horizontally Fused Training Array", MLSys 2021),
+here with the channels last in memory: on a CPU that is up to twice as fast as the planes of the paper.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm
+from esper_env.tasks.loader import crop_flip
+
+
+class TorchKernels:
+    """See `Kernels`."""
+
+    name = "torch"
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, relu: bool) -> Tensor:
+        """See `Kernels`."""
+        rows, side = len(weight), weight.shape[-1]
+        flat_bias = None if bias is None else bias.flatten()
+        z = F.conv2d(_planes(x), weight.flatten(0, 1), flat_bias, padding=side // 2, groups=rows)
+        if isinstance(norm, BatchNorm):
+            z = _batch_norm(z, norm)
+        z = _values(z, rows)
+        if isinstance(norm, GroupNorm):
+            z = group_norm(z, norm)
+        return z.relu() if relu else z
+
+    def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `Kernels`."""
+        rows, channels, side = len(weight), weight.shape[1], weight.shape[-1]
+        groups = rows * channels
+        return _values(F.conv2d(_planes(x), weight.flatten(0, 1), padding=side // 2, groups=groups), rows)
+
+    def max_pool(self, x: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return _values(F.max_pool2d(_planes(x), 2), len(x))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+    def select(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return x.index_select(0, rows)
+
+    def put(self, x: Tensor, rows: Tensor, value: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return x.index_copy(0, rows, value.to(x.dtype))
+
+    def images(
+        self,
+        images: Tensor,
+        index: Tensor,
+        crop: tuple[Tensor, Tensor, Tensor] | None,
+        padding: int,
+        shift: Tensor,
+        scale: Tensor,
+    ) -> Tensor:
+        """See `Kernels`."""
+        picked = images.index_select(0, index.flatten())
+        if crop is not None:
+            down, right, mirror = (each.flatten() for each in crop)
+            picked = crop_flip(picked, padding, down, right, mirror)
+        normalized = picked.to(shift.dtype).sub_(shift).mul_(scale)
+        return normalized.unflatten(0, index.shape)
+
+    def update(
+        self,
+        values: Tensor,
+        momenta: Tensor,
+        squares: Tensor,
+        gradients: Sequence[Gradient],
+        lr: Tensor,
+        descent: Descent,
+    ) -> None:
+        """See `Kernels`."""
+        flat = [gradient.value.flatten(1).to(values.dtype) for gradient in gradients]
+        norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in flat], dim=1)
+        columns = torch.tensor([gradient.tensor for gradient in gradients], device=values.device)
+        squares.index_add_(1, columns, norms.square())
+        scale = (descent.clip_norm / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp(max=1.0)
+        for gradient, own in zip(gradients, flat, strict=True):
+            part = slice(gradient.start, gradient.start + own.shape[1])
+            value, momentum = values[:, part], momenta[:, part]
+            step = (own * scale[:, None]).add_(value, alpha=descent.weight_decay)
+            momentum.mul_(descent.momentum).add_(step)
+            value.sub_(momentum * lr[:, None])
+
+
+def group_norm(z: Tensor, norm: GroupNorm) -> Tensor:
+    """Over (row, sample, height, width, channel), with parameters of each row."""
+    rows, samples, height, width, channels = z.shape
+    planes = z.permute(0, 1, 4, 2, 3).reshape(rows * samples, channels, height, width)
+    normalized = F.group_norm(planes, norm.groups, eps=norm.eps)
+    back = normalized.view(rows, samples, channels, height, width).permute(0, 1, 3, 4, 2)
+    return torch.addcmul(norm.bias[:, None, None, None], back, norm.weight[:, None, None, None])
+
+
+def _batch_norm(z: Tensor, norm: BatchNorm) -> Tensor:
+    """Of planes (sample, row x channel, height, width): its channels are those of all rows."""
+    mean, var = norm.running_mean.flatten(), norm.running_var.flatten()
+    weight, bias = norm.weight.flatten(), norm.bias.flatten()
+    out = F.batch_norm(z, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
+    if norm.training and mean.data_ptr() != norm.running_mean.data_ptr():
+        norm.running_mean.copy_(mean.view_as(norm.running_mean))
+        norm.running_var.copy_(var.view_as(norm.running_var))
+    return out
+
+
+def _planes(x: Tensor) -> Tensor:
+    """(row, sample, height, width, channel) -> (sample, row x channel, height, width), channels last."""
+    return x.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def _values(planes: Tensor, rows: int) -> Tensor:
+    """The reverse of `_planes`."""
+    return planes.unflatten(1, (rows, -1)).permute(1, 0, 3, 4, 2)

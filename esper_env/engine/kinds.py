@@ -1,0 +1,72 @@
+"""The kinds of network parts that an engine meets: host, and each blueprint at each slot, with their pools."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from esper_env.contracts.action import Style
+from esper_env.contracts.facts import Place
+from esper_env.engine.planted import on_device
+from esper_env.engine.pool import Pool
+from esper_env.engine.setup import Setup
+from esper_env.engine.stacked import Forward, row_by_row, stacked
+from esper_env.slots.grown import Graft, build_branch, build_gate, seeded
+
+GATE = "gate."
+"""How the names of a gate's parameters begin in a module; those of its branch begin with `branch.`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Parts that are computed by the same functions of their parameters."""
+
+    pool: Pool
+    forwards: tuple[Forward, ...]
+    """Of a host by segment; of a module, those of its branch and of its gate."""
+
+
+class Kinds:
+    """All kinds of one engine; a module's pool is made when the first one is planted.
+
+    Args:
+        setup: host, slots, blueprints and device.
+        num_envs: rows of each pool.
+    """
+
+    def __init__(self, setup: Setup, num_envs: int) -> None:
+        self._setup, self._num_envs = setup, num_envs
+        with seeded(0):
+            host = setup.build_host()
+        self.places = [host.places[place] for place in setup.slot_places]
+        segments = enumerate(host.segments)
+        forwards = tuple(self._forward(each, f"segments.{index}.") for index, each in segments)
+        self.host = Kind(Pool(self.on_device(host), num_envs), forwards)
+        self.modules: dict[tuple[int, int], Kind] = {}
+
+    def module(self, slot: int, blueprint: int) -> Kind:
+        """The kind of this blueprint's modules in this slot."""
+        if (slot, blueprint) not in self.modules:
+            place = self.places[slot]
+            graft = Graft(build_branch(self._setup.blueprints[blueprint], place, 0), Style.GATED)
+            graft.gate = build_gate(place, 0)
+            forwards = (self._forward(graft.branch, "branch."), self._forward(graft.gate, GATE))
+            self.modules[slot, blueprint] = Kind(Pool(self.on_device(graft), self._num_envs), forwards)
+        return self.modules[slot, blueprint]
+
+    def on_device(self, module: nn.Module) -> nn.Module:
+        """Moved to the engine's device and type of number."""
+        return on_device(module, self._setup.loaded_task)
+
+    def place(self, slot: int) -> Place:
+        """Where a slot is."""
+        return self.places[slot]
+
+    @staticmethod
+    def _forward(module: nn.Module, prefix: str) -> Forward:
+        return stacked(module, prefix) or row_by_row(module, prefix)
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is."""
+        return self._setup.loaded_task.device

@@ -1,0 +1,52 @@
+"""How exactly an engine computes: types of number, and switches that torch keeps for the whole process."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+TYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+"""Type of weights by precision; with `bfloat16` only convolutions and products are narrower."""
+
+
+def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
+    """Inside, convolutions and matrix products of this precision are done in it."""
+    if name != "bfloat16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
+
+
+@contextmanager
+def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[None]:
+    """Inside, numbers below the normal range are 0, and CUDA does what is asked; after, all is as before.
+
+    Args:
+        tf32: whether CUDA may round the factors of float32 products to 10 bits.
+        deterministic: whether cuDNN must give the same bits every time.
+        device: the engine's.
+    """
+    # A module that dies under weight decay passes through numbers with which a CPU is 40 times slower.
+    kept = bool(torch.tensor(torch.finfo(torch.float32).tiny).mul(0.5) > 0)
+    torch.set_flush_denormal(True)
+    try:
+        if device.type == "cuda":
+            with _cuda(tf32, deterministic):
+                yield
+        else:
+            yield
+    finally:
+        if kept:
+            torch.set_flush_denormal(False)
+
+
+@contextmanager
+def _cuda(tf32: bool, deterministic: bool) -> Iterator[None]:
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    matmul.allow_tf32 = tf32
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=tf32
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before

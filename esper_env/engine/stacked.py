@@ -1,0 +1,218 @@
+"""One forward pass of the same kind of module in many networks, from the module itself.
+
+A module of the layers known here becomes a function of stacked parameters, in which every layer is one call
+for all rows. A module with anything else in it runs row by row, as it is: outside blueprints need no support.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+
+from esper_env.blueprints.attention import ChannelAttention
+from esper_env.blueprints.norm import NormDelta
+from esper_env.engine.kernels.kernels import BatchNorm, GroupNorm, Kernels, Norm
+from esper_env.engine.kernels.torch_kernels import group_norm
+from esper_env.hosts.cnn import MeanHead
+from esper_env.slots.blend import Gate
+
+Tensors = Mapping[str, Tensor]
+"""Parameters and buffers of a kind of module by name, (row, *shape) each."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a forward pass is done."""
+
+    kernels: Kernels
+    training: bool
+    drawing: Callable[[int], AbstractContextManager[None]]
+    """By row: inside it, what is drawn from torch's own generators is that of its network alone."""
+
+
+Forward = Callable[[Run, Tensors, Tensor], Tensor]
+"""(row, sample, ...) -> (row, sample, ...)."""
+
+
+def stacked(module: nn.Module, prefix: str = "") -> Forward | None:
+    """The module's forward pass for many rows at once; None where a layer of it is not known.
+
+    Args:
+        module: only its structure counts.
+        prefix: of the names of its parameters, with the dot.
+    """
+    if type(module) not in _LAYERS or _altered(module):
+        return None
+    return _LAYERS[type(module)](module, prefix)
+
+
+def row_by_row(module: nn.Module, prefix: str = "") -> Forward:
+    """The forward pass of any module that maps images to images: one row after another, as it is.
+
+    Args:
+        module: its own parameters and buffers are not used.
+        prefix: of their names, with the dot.
+    """
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+
+    def forward(run: Run, tensors: Tensors, x: Tensor) -> Tensor:
+        module.train(run.training)
+        results = []
+        for row, images in enumerate(x):
+            own = {name: tensors[f"{prefix}{name}"][row] for name in names}
+            with run.drawing(row):
+                result = functional_call(module, own, (images.permute(0, 3, 1, 2),))
+            results.append(result.permute(0, 2, 3, 1))
+        return torch.stack(results)
+
+    return forward
+
+
+def _altered(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return any(hooks) or parametrize.is_parametrized(module) or "forward" in vars(module)
+
+
+def _sequence(module: Any, prefix: str) -> Forward | None:
+    """Layers one after another; a convolution takes the norm and the ReLU behind it along."""
+    layers, forwards = list(module.named_children()), []
+    while layers:
+        name, layer = layers.pop(0)
+        if type(layer) is nn.Conv2d and not _altered(layer):
+            taken = _followers(layer, [each for _, each in layers])
+            names = [f"{prefix}{each}." for each, _ in layers[: len(taken)]]
+            layers = layers[len(taken) :]
+            forward = _convolution(layer, f"{prefix}{name}.", taken, names)
+        else:
+            forward = stacked(layer, f"{prefix}{name}.")
+        if forward is None:
+            return None
+        forwards.append(forward)
+    return lambda run, tensors, x: reduce(lambda value, each: each(run, tensors, value), forwards, x)
+
+
+def _followers(convolution: nn.Conv2d, layers: list[nn.Module]) -> list[nn.Module]:
+    """The norm and the ReLU that come next and can be done in one go."""
+    taken: list[nn.Module] = []
+    if convolution.groups > 1:
+        return taken
+    for kinds in ((nn.BatchNorm2d, nn.GroupNorm), (nn.ReLU,)):
+        following = layers[len(taken) : len(taken) + 1]
+        if following and type(following[0]) in kinds and not _altered(following[0]) and _plain(following[0]):
+            taken += following
+    return taken
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether a norm has parameters, and running statistics in the usual way."""
+    if isinstance(layer, nn.BatchNorm2d):
+        return layer.affine and layer.track_running_stats and layer.momentum is not None
+    return not isinstance(layer, nn.GroupNorm) or layer.affine
+
+
+def _convolution(layer: nn.Conv2d, prefix: str, taken: list[nn.Module], names: list[str]) -> Forward | None:
+    side, weight, bias = layer.kernel_size[0], f"{prefix}weight", f"{prefix}bias"
+    plain = layer.stride == layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    if not plain or layer.kernel_size != (side, side) or side % 2 == 0 or layer.padding != (side // 2,) * 2:
+        return None
+    if layer.groups > 1:
+        each = layer.groups == layer.in_channels == layer.out_channels and layer.bias is None
+        return (lambda run, t, x: run.kernels.depthwise(x, t[weight])) if each else None
+    norm = _norm(taken[0], names[0]) if taken and not isinstance(taken[0], nn.ReLU) else None
+    relu = bool(taken) and isinstance(taken[-1], nn.ReLU)
+    return lambda run, t, x: run.kernels.conv(x, t[weight], t.get(bias), norm and norm(run, t), relu)
+
+
+def _norm(layer: nn.Module, prefix: str) -> Callable[[Run, Tensors], Norm]:
+    weight, bias = f"{prefix}weight", f"{prefix}bias"
+    if isinstance(layer, nn.GroupNorm):
+        groups, eps = layer.num_groups, layer.eps
+        return lambda run, t: GroupNorm(t[weight], t[bias], groups, eps)
+    assert isinstance(layer, nn.BatchNorm2d)
+    assert layer.momentum is not None, "see _plain"
+    mean, var, momentum, eps = f"{prefix}running_mean", f"{prefix}running_var", layer.momentum, layer.eps
+
+    def norm(run: Run, t: Tensors) -> Norm:
+        if run.training:
+            t[f"{prefix}num_batches_tracked"].add_(1)
+        return BatchNorm(t[weight], t[bias], t[mean], t[var], momentum, eps, run.training)
+
+    return norm
+
+
+def _conv2d(module: Any, prefix: str) -> Forward | None:
+    return _convolution(module, prefix, [], [])
+
+
+def _group_norm(module: Any, prefix: str) -> Forward | None:
+    if not module.affine:
+        return None
+    norm = _norm(module, prefix)
+    return lambda run, tensors, x: group_norm(x, norm(run, tensors))  # type: ignore[arg-type]
+
+
+def _linear(module: Any, prefix: str) -> Forward | None:
+    weight, bias = f"{prefix}weight", f"{prefix}bias"
+    if module.bias is None:
+        return None
+    return lambda run, tensors, x: run.kernels.linear(x, tensors[weight], tensors[bias])
+
+
+def _max_pool(module: Any, prefix: str) -> Forward | None:
+    halves = (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
+    return (lambda run, tensors, x: run.kernels.max_pool(x)) if halves and not module.ceil_mode else None
+
+
+def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[[Any, str], Forward]:
+    return lambda module, prefix: lambda run, tensors, x: function(x)
+
+
+def _mean_head(module: Any, prefix: str) -> Forward | None:
+    linear = _linear(module.linear, f"{prefix}linear.")
+    return linear and (lambda run, tensors, x: linear(run, tensors, x.mean(dim=(2, 3))))
+
+
+def _channel_attention(module: Any, prefix: str) -> Forward | None:
+    squeeze, excite = _linear(module.squeeze, f"{prefix}squeeze."), _linear(module.excite, f"{prefix}excite.")
+    assert squeeze is not None
+    assert excite is not None
+
+    def forward(run: Run, tensors: Tensors, x: Tensor) -> Tensor:
+        hidden = nn.functional.silu(squeeze(run, tensors, x.mean(dim=(2, 3))))
+        return x * (2 * torch.sigmoid(excite(run, tensors, hidden)) - 1)[:, :, None, None]
+
+    return forward
+
+
+def _norm_delta(module: Any, prefix: str) -> Forward | None:
+    norm = _group_norm(module.norm, f"{prefix}norm.")
+    return norm and (lambda run, tensors, x: norm(run, tensors, x) - x)
+
+
+def _gate(module: Any, prefix: str) -> Forward | None:
+    layers = _sequence(module.layers, f"{prefix}layers.")
+    return layers and (lambda run, tensors, h: layers(run, tensors, h.mean(dim=(2, 3)))[:, :, None, None])
+
+
+_LAYERS: dict[type[nn.Module], Callable[[Any, str], Forward | None]] = {
+    nn.Sequential: _sequence,
+    nn.Conv2d: _conv2d,
+    nn.GroupNorm: _group_norm,
+    nn.Linear: _linear,
+    nn.MaxPool2d: _max_pool,
+    nn.ReLU: _elementwise(torch.relu),
+    nn.SiLU: _elementwise(nn.functional.silu),
+    nn.Sigmoid: _elementwise(torch.sigmoid),
+    nn.Identity: _elementwise(lambda x: x),
+    MeanHead: _mean_head,
+    ChannelAttention: _channel_attention,
+    NormDelta: _norm_delta,
+    Gate: _gate,
+}
+"""What is known: each turns a module and the prefix of its parameters' names into a forward pass."""
