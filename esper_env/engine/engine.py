@@ -51,6 +51,8 @@ class EngineConfig(BaseModel):
     CPU, once they are built; `auto` is `native` where that is possible."""
     rows_at_once: int | None = Field(None, ge=1)
     """Environments that the fused engine trains side by side; None takes what suits the device."""
+    cuda_graphs: int = Field(16, ge=0)
+    """Most training steps that are kept recorded on CUDA, one for each mixture of modules; 0 for none."""
     optimizer: OptimizerConfig = OptimizerConfig()
     isolation: Literal["training", "always"] = "training"
     """Where the gradient stops at a module's input: in TRAINING only, or, for comparison, always."""

@@ -1,6 +1,6 @@
 """Batches of many environments at once, each from its own stream (see `tasks.loader`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,40 +11,32 @@ from esper_env.tasks.loader import augmentation, normalization, order
 from esper_env.tasks.task import ImageTask
 
 
-def batches(
-    task: ImageTask,
-    kernels: Kernels,
-    seeds: Sequence[int],
-    epochs: Sequence[int],
-    epoch_size: int,
-    batch_size: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: (x (row, sample, height, width, channel), y int64 (row, sample)) by batch.
+def plan(task: ImageTask, seeds: Sequence[int], epochs: Sequence[int], epoch_size: int) -> Tensor:
+    """What each row reads in an epoch, as `tasks.loader.train_batches` would: int64 (1 or 4, row, sample).
 
-    Each row has the samples that `tasks.loader.train_batches` gives its environment.
+    Sample indices, and where images are augmented also row offset, column offset and mirror of the crop.
 
     Args:
         task: images on the device.
-        kernels: what picks and crops them.
         seeds: (row,), episode seeds.
         epochs: (row,), 0 for the first epoch after reset.
-        epoch_size: stream entries an epoch, a multiple of batch_size.
-        batch_size: samples of a row and batch.
+        epoch_size: stream entries an epoch.
     """
     augmented = bool(task.crop_padding or task.flip)
-    plans = [
-        _plan(task, seed, epoch * epoch_size, epoch_size, augmented)
-        for seed, epoch in zip(seeds, epochs, strict=True)
-    ]
-    plan = torch.from_numpy(np.stack(plans, axis=1)).to(task.device)
+    starts = [epoch * epoch_size for epoch in epochs]
+    rows = [_row(task, seed, start, epoch_size, augmented) for seed, start in zip(seeds, starts, strict=True)]
+    return torch.from_numpy(np.stack(rows, axis=1)).to(task.device)
+
+
+def batch(task: ImageTask, kernels: Kernels, part: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples of a part of a plan: x (row, sample, height, width, channel), y int64 (row, sample)."""
+    crop = (part[1], part[2], part[3]) if len(part) > 1 else None
     shift, scale = normalization(task)
-    for part in plan.split(batch_size, dim=2):
-        crop = (part[1], part[2], part[3]) if augmented else None
-        x = kernels.images(task.train.images, part[0], crop, task.crop_padding, shift, scale)
-        yield x, task.train.labels.index_select(0, part[0].flatten()).view_as(part[0])
+    x = kernels.images(task.train.images, part[0], crop, task.crop_padding, shift, scale)
+    return x, task.train.labels.index_select(0, part[0].flatten()).view_as(part[0])
 
 
-def _plan(
+def _row(
     task: ImageTask, seed: int, start: int, count: int, augmented: bool
 ) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """(1 or 4, sample): indices, and offsets and mirror of the crop."""

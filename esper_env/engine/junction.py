@@ -59,6 +59,11 @@ class Section:
     alpha: Tensor
     """(row, 1, 1, 1, 1)."""
 
+    def load(self, alphas: Tensor) -> None:
+        """Make alpha that of a new epoch, from that of all rows of the value."""
+        own = alphas if self.rows is None else alphas[self.rows]
+        self.alpha.copy_(own.view_as(self.alpha))
+
     def of(self, run: Run, x: Tensor) -> Tensor:
         """The value in these rows."""
         return x if self.rows is None else run.kernels.select(x, self.rows)
@@ -117,6 +122,12 @@ class Junction:
             self._look_at(self.idle, x, ratios)
         return x if self.blended is None else self._blend(self.blended, x, ratios)
 
+    def load(self, alphas: Tensor) -> None:
+        """Make alpha, (row,), that of a new epoch."""
+        for section in (self.isolated, self.blended, self.idle):
+            if section is not None:
+                section.load(alphas)
+
     def _look_at(self, section: Section, x: Tensor, ratios: Ratios | None) -> Tensor:
         h = section.of(self.run, x.detach())
         d, _ = section(h, h)
@@ -159,10 +170,10 @@ class Assembly:
 
     def junction(self, run: Run, slot: int, members: Sequence[tuple[Group, Kind, Tensors]]) -> Junction:
         """One slot, from its groups, each with its kind and its parameters."""
-        sections = [
+        isolated, blended, idle = (
             self._section(run, slot, [each for each in members if each[0].joint is joint]) for joint in Joint
-        ]
-        return Junction(run, *sections, detach=self.detach)
+        )
+        return Junction(run, isolated, blended, idle, self.detach)
 
     def _section(self, run: Run, slot: int, members: Sequence[tuple[Group, Kind, Tensors]]) -> Section | None:
         if not members:
@@ -180,7 +191,7 @@ class Assembly:
         style = self.modules.style[envs, group.slot]
         multiplies = (style == Style.LINEAR_MULTIPLY) & (group.joint is Joint.BLENDED)
         column = self._column(multiplies) if multiplies.any() else None
-        own = replace(run, drawing=lambda row: run.drawing(int(envs[row])))
+        own = replace(run, drawing=lambda row: run.drawing(group.at[row]))
         return Branches(forward, tensors, own, len(group.at), gate if group.gated else None, column)
 
     def _column(self, values: NDArray[Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The kinds of network parts that an engine meets: host, and each blueprint at each slot, with their pools."""
+"""The kinds of parts that networks consist of, the host and each blueprint at each slot, and their pools."""
 
 from dataclasses import dataclass
 

@@ -13,7 +13,7 @@ def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
     """Inside, convolutions and matrix products of this precision are done in it."""
     if name != "bfloat16":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 @contextmanager

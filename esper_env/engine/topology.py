@@ -60,9 +60,15 @@ class Modules:
     @classmethod
     def none(cls, num_envs: int, num_slots: int) -> "Modules":
         """No module anywhere."""
-        ints = [np.zeros((num_envs, num_slots), dtype=np.int64) for _ in range(4)]
-        bools = [np.zeros((num_envs, num_slots), dtype=bool) for _ in range(3)]
-        return cls(ints[0] - 1, *ints[1:], np.zeros((num_envs, num_slots)), *bools)
+
+        def ints() -> Ints:
+            return np.zeros((num_envs, num_slots), dtype=np.int64)
+
+        def bools() -> Bools:
+            return np.zeros((num_envs, num_slots), dtype=bool)
+
+        alpha = np.zeros((num_envs, num_slots))
+        return cls(ints() - 1, ints(), ints(), ints(), alpha, bools(), bools(), bools())
 
     def remove(self, where: Bools) -> None:
         """Empty these slots, (env, slot)."""

@@ -5,7 +5,7 @@ other off, the row is doubled: what comes before is computed once, as in `GrownM
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ SAMPLES = 128
 """Samples at a time. Always the same, so that sums are: a network's figures don't depend on the others."""
 
 
-class Networks(NamedTuple):
-    """The networks of some environments."""
+class Pass(NamedTuple):
+    """Whose networks are measured, and how."""
 
     kinds: Kinds
     run: Run
@@ -52,6 +52,7 @@ class Row:
 class Stage:
     """One segment of the host in every row, and the slot after it."""
 
+    run: Run
     segment: Forward
     tensors: Tensors
     source: Tensor | None
@@ -67,7 +68,7 @@ class Measuring:
         subsets: by row, distinct bit masks of the live slots that are on.
     """
 
-    def __init__(self, networks: Networks, subsets: Sequence[Sequence[int]]) -> None:
+    def __init__(self, networks: Pass, subsets: Sequence[Sequence[int]]) -> None:
         self._kinds, self._run, self._modules, self._envs, self._setup = networks
         kinds, envs, setup = self._kinds, self._envs, self._setup
         self.task, self.kernels = setup.loaded_task, self._run.kernels
@@ -87,7 +88,7 @@ class Measuring:
         x = x.expand(len(self._envs), *x.shape)
         with precision(self._setup.config.precision, x.device):
             for stage in self._stages:
-                x = stage.segment(self._run, stage.tensors, x)
+                x = stage.segment(stage.run, stage.tensors, x)
                 if stage.source is not None:
                     x = self._run.kernels.select(x, stage.source)
                 if stage.junction is not None:
@@ -103,8 +104,14 @@ class Measuring:
         own = {name: each for name, each in self._host.items() if name.startswith(prefix)}
         if [row.at for row in self.rows] != list(range(len(self._envs))):
             own = {name: each.index_select(0, at) for name, each in own.items()}
+        run = self._drawing()
         source, junction = self._part(slot) if slot is not None else (None, None)
-        return Stage(segment, own, source, junction)
+        return Stage(run, segment, own, source, junction)
+
+    def _drawing(self) -> Run:
+        """How the rows are run that there are now."""
+        envs = self._envs[[row.at for row in self.rows]]
+        return replace(self._run, drawing=lambda row: self._run.drawing(int(envs[row])))
 
     def _part(self, slot: int) -> tuple[Tensor | None, Junction | None]:
         """Double rows whose variants part in this slot, and put its modules into those that have it on."""
@@ -128,11 +135,9 @@ class Measuring:
             kind = self._kinds.module(slot, group.blueprint)
             rows = kind.pool.take(self._sent(envs[list(group.at)]))
             members.append((group, kind, kind.pool.tensors.views(rows.values) | rows.buffers))
-        return (
-            Assembly(self._modules, envs, self._like, False).junction(self._run, slot, members)
-            if members
-            else None
-        )
+        if not members:
+            return None
+        return Assembly(self._modules, envs, self._like, False).junction(self._drawing(), slot, members)
 
 
 class Measured(NamedTuple):
@@ -141,13 +146,13 @@ class Measured(NamedTuple):
     validation: Tensor
     """float64 (row, 2): mean loss in nats and accuracy in [0, 1] on the whole split."""
     subsets: Tensor
-    """float64 (row, subset, 2): the same of each variant on the first samples; NaN where none was asked for."""
+    """float64 (row, subset, 2): the same of variants on the first samples; NaN where none was asked for."""
     counterfactual_seconds: float
     """Time spent on variants beyond the whole networks, by their share of the rows in a pass."""
 
 
 @torch.no_grad()
-def measure(networks: Networks, asked: Ints) -> Measured:
+def measure(networks: Pass, asked: Ints) -> Measured:
     """Validate networks, and variants of them on the way.
 
     Args:
@@ -167,7 +172,12 @@ def measure(networks: Networks, asked: Ints) -> Measured:
     own = [at[row, subset] for row, subset in enumerate(whole)]
     rest = scores(Measuring(networks, [[each] for each in whole]), split, slice(size, None))
     subsets = sums.new_full((*asked.shape, 2), torch.nan)
-    places = [(r, c, at[r, subset]) for (r, c), subset in np.ndenumerate(asked) if subset >= 0]
+    places = [
+        (row, column, at[row, subset])
+        for row, subsets_of in enumerate(asked.tolist())
+        for column, subset in enumerate(subsets_of)
+        if subset >= 0
+    ]
     if places:
         rows, columns, sources = torch.tensor(places, device=sums.device).T
         subsets[rows, columns] = sums[sources] / size
@@ -175,13 +185,13 @@ def measure(networks: Networks, asked: Ints) -> Measured:
 
 
 @torch.no_grad()
-def summary(networks: Networks, split: Split) -> Tensor:
+def summary(networks: Pass, split: Split) -> Tensor:
     """Mean loss in nats and accuracy in [0, 1] on a whole split, float64 (row, 2)."""
     measuring = Measuring(networks, [[each] for each in whole_networks(networks)])
     return scores(measuring, split, slice(None)) / split.num_samples
 
 
-def whole_networks(networks: Networks) -> list[int]:
+def whole_networks(networks: Pass) -> list[int]:
     """(row,): the bit masks in which every live module is on."""
     live = networks.modules.live[networks.envs]
     return (live @ (1 << np.arange(live.shape[1]))).tolist()

@@ -22,8 +22,11 @@ class TorchKernels:
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, relu: bool) -> Tensor:
         """See `Kernels`."""
         rows, side = len(weight), weight.shape[-1]
+        shared = rows > 1 and x.stride(0) == 0
         flat_bias = None if bias is None else bias.flatten()
-        z = F.conv2d(_planes(x), weight.flatten(0, 1), flat_bias, padding=side // 2, groups=rows)
+        # The same samples for all rows: that is one ordinary convolution with the features of all.
+        planes, groups = (_planes(x[:1]), 1) if shared else (_planes(x), rows)
+        z = F.conv2d(planes, weight.flatten(0, 1), flat_bias, padding=side // 2, groups=groups)
         if isinstance(norm, BatchNorm):
             z = _batch_norm(z, norm)
         z = _values(z, rows)
@@ -82,15 +85,31 @@ class TorchKernels:
         """See `Kernels`."""
         flat = [gradient.value.flatten(1).to(values.dtype) for gradient in gradients]
         norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in flat], dim=1)
-        columns = torch.tensor([gradient.tensor for gradient in gradients], device=values.device)
-        squares.index_add_(1, columns, norms.square())
         scale = (descent.clip_norm / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp(max=1.0)
-        for gradient, own in zip(gradients, flat, strict=True):
-            part = slice(gradient.start, gradient.start + own.shape[1])
+        step = torch.cat(flat, dim=1).mul_(scale[:, None])
+        taken = 0
+        for tensors, part in _runs(gradients):
+            count, size = tensors.stop - tensors.start, part.stop - part.start
+            squares[:, tensors] += norms[:, :count].square()
+            norms = norms[:, count:]
             value, momentum = values[:, part], momenta[:, part]
-            step = (own * scale[:, None]).add_(value, alpha=descent.weight_decay)
-            momentum.mul_(descent.momentum).add_(step)
+            momentum.mul_(descent.momentum).add_(step[:, taken : taken + size])
+            momentum.add_(value, alpha=descent.weight_decay)
             value.sub_(momentum * lr[:, None])
+            taken += size
+
+
+def _runs(gradients: Sequence[Gradient]) -> list[tuple[slice, slice]]:
+    """Tensors that lie one behind the other: which, and where they are in a row. Mostly there is one run."""
+    runs: list[tuple[slice, slice]] = []
+    for gradient in gradients:
+        end = gradient.start + gradient.value[0].numel()
+        tensors, part = runs[-1] if runs else (slice(0, -1), slice(0, -1))
+        if tensors.stop == gradient.tensor and part.stop == gradient.start:
+            runs[-1] = slice(tensors.start, gradient.tensor + 1), slice(part.start, end)
+        else:
+            runs.append((slice(gradient.tensor, gradient.tensor + 1), slice(gradient.start, end)))
+    return runs
 
 
 def group_norm(z: Tensor, norm: GroupNorm) -> Tensor:
