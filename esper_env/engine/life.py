@@ -1,7 +1,7 @@
 """One environment's network in the reference engine: planted, trained and measured in the plainest way."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from time import perf_counter
 from typing import Any
@@ -28,6 +28,7 @@ from esper_env.engine.optimizer import (
     shares,
 )
 from esper_env.engine.planted import Planted, on_device, refuse_other_size, refuse_undescribed
+from esper_env.engine.precision import precision
 from esper_env.engine.setup import Setup
 from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, drawing_from, probe, seeded
 from esper_env.tasks.loader import train_batches
@@ -150,6 +151,9 @@ class Life:
         with drawing_from(key(self._seed, Stream.FORWARD, self.epochs, training), self._task.device):
             yield
 
+    def _precision(self) -> AbstractContextManager[None]:
+        return precision(self._config.precision, self._task.device)
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = perf_counter()
@@ -177,8 +181,9 @@ class Life:
         last = epoch_size // batch_size - 1
         batches = train_batches(self._task, self._seed, self.epochs, epoch_size, batch_size)
         for index, (x, y) in enumerate(batches):
-            logits = self.model(x, record=index == last)
-            loss = F.cross_entropy(logits, y)
+            with self._precision():
+                logits = self.model(x, record=index == last)
+                loss = F.cross_entropy(logits, y)
             self.model.zero_grad(set_to_none=True)
             loss.backward()
             self._update(host_meter, [self._host_optimizer])
@@ -236,7 +241,7 @@ class Life:
 
     def measure(self, subsets: list[int]) -> Measured:
         """Validate the network, and the variants that are asked for (`evaluate.measure`)."""
-        with self._timed("validation_seconds"), self.drawing():
+        with self._timed("validation_seconds"), self.drawing(), self._precision():
             measured = measure(self.model, self._task, self.live, subsets, self._config.counterfactual_size)
         self.seconds["counterfactual_seconds"] += measured.counterfactual_seconds
         self.seconds["validation_seconds"] -= measured.counterfactual_seconds
@@ -250,7 +255,7 @@ class Life:
         """
         for slot in self.planted.keys() - set(self.fossils):
             self.remove(slot)
-        with self.drawing():
+        with self.drawing(), self._precision():
             # Validated in the batches of every epoch, so that an unchanged network has the same quality.
             validation = measure(self.model, self._task, (), (), self._config.counterfactual_size).validation
             return torch.cat([validation, summary(self.model, self._task, self._task.test)])

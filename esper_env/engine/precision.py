@@ -16,6 +16,20 @@ def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast(device.type, torch.bfloat16)
 
 
+def refuse_slow(name: str, device: torch.device) -> None:
+    """Whether this device computes in this precision itself.
+
+    Raises:
+        ValueError: it would imitate it, which is many times slower than float32.
+    """
+    on_cpu = device.type == "cpu"
+    if name == "bfloat16" and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ValueError(
+            "engine.precision='bfloat16' is not allowed here: this CPU has no bfloat16 instructions "
+            "(AVX512-BF16 or AMX); 'float32' and 'float64' are"
+        )
+
+
 @contextmanager
 def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[None]:
     """Inside, numbers below the normal range are 0, and CUDA does what is asked; after, all is as before.

@@ -9,7 +9,7 @@ from esper_env.blueprints.catalogue import Blueprint, catalogue
 from esper_env.contracts.facts import HostFacts
 from esper_env.engine.engine import EngineConfig
 from esper_env.engine.ledger import describe, segment_flops
-from esper_env.engine.precision import TYPES
+from esper_env.engine.precision import TYPES, refuse_slow
 from esper_env.hosts.cnn import build_host
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
@@ -69,6 +69,7 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
             is possible.
     """
     device = resolve_device(engine.device)
+    refuse_slow(engine.precision, device)
     shape = outline(task)
     input_shape, num_classes = shape.input_shape, shape.num_classes
 

@@ -4,7 +4,8 @@ N small convolutions are one with N groups (S. Wang et al., "Horizontally Fused 
 here with the channels last in memory: on a CPU that is up to twice as fast as the planes of the paper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +14,36 @@ from torch import Tensor
 from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm
 from esper_env.tasks.loader import crop_flip
 
+Form = Literal["channels_last", "planes", "rows"]
+"""How the convolutions of all rows are done: as one grouped one, the channels last in memory or as planes; or
+one after another."""
+
+
+def shape_of(x: Tensor, weight: Tensor) -> str:
+    """What the choice of a primitive depends on, such as `3>8 3x3 @32x32`: never the number of rows."""
+    features, channels, side = weight.shape[1], weight.shape[2], weight.shape[3]
+    return f"{channels}>{features} {side}x{side} @{x.shape[2]}x{x.shape[3]}"
+
 
 class TorchKernels:
-    """See `Kernels`."""
+    """See `Kernels`.
+
+    Args:
+        table: which form of convolution is used for which shape; the rest has the form `default`.
+        default: a form.
+    """
 
     name = "torch"
 
+    def __init__(self, table: Mapping[str, str], default: Form) -> None:
+        self._table, self._default = table, default
+
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, relu: bool) -> Tensor:
         """See `Kernels`."""
-        rows, side = len(weight), weight.shape[-1]
-        shared = rows > 1 and x.stride(0) == 0
-        flat_bias = None if bias is None else bias.flatten()
-        # The same samples for all rows: that is one ordinary convolution with the features of all.
-        planes, groups = (_planes(x[:1]), 1) if shared else (_planes(x), rows)
-        z = F.conv2d(planes, weight.flatten(0, 1), flat_bias, padding=side // 2, groups=groups)
+        form = self._table.get(shape_of(x, weight), self._default)
+        z = _by_rows(x, weight, bias) if form == "rows" else _grouped(x, weight, bias, form == "planes")
         if isinstance(norm, BatchNorm):
-            z = _batch_norm(z, norm)
-        z = _values(z, rows)
+            z = _values(_batch_norm(_planes(z), norm), len(weight))
         if isinstance(norm, GroupNorm):
             z = group_norm(z, norm)
         return z.relu() if relu else z
@@ -112,6 +126,28 @@ def _runs(gradients: Sequence[Gradient]) -> list[tuple[slice, slice]]:
     return runs
 
 
+def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, planes: bool) -> Tensor:
+    """One convolution, with a group for each row."""
+    rows, side = len(weight), weight.shape[-1]
+    # The same samples for all rows: that is one ordinary convolution with the features of all.
+    shared = rows > 1 and x.stride(0) == 0
+    images = _planes(x[:1] if shared else x)
+    images = images.contiguous() if planes else images
+    flat_bias = None if bias is None else bias.flatten()
+    groups = 1 if shared else rows
+    return _values(F.conv2d(images, weight.flatten(0, 1), flat_bias, padding=side // 2, groups=groups), rows)
+
+
+def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution for each row, one after another."""
+    biases = [None] * len(weight) if bias is None else bias
+    rows = [
+        F.conv2d(own.permute(0, 3, 1, 2), kernel, offset, padding=weight.shape[-1] // 2)
+        for own, kernel, offset in zip(x, weight, biases, strict=True)
+    ]
+    return torch.stack([row.permute(0, 2, 3, 1) for row in rows])
+
+
 def group_norm(z: Tensor, norm: GroupNorm) -> Tensor:
     """Over (row, sample, height, width, channel), with parameters of each row."""
     rows, samples, height, width, channels = z.shape
@@ -124,7 +160,8 @@ def group_norm(z: Tensor, norm: GroupNorm) -> Tensor:
 def _batch_norm(z: Tensor, norm: BatchNorm) -> Tensor:
     """Of planes (sample, row x channel, height, width): its channels are those of all rows."""
     mean, var = norm.running_mean.flatten(), norm.running_var.flatten()
-    weight, bias = norm.weight.flatten(), norm.bias.flatten()
+    # With one channel a row that is a strided view, whose gradients torch 2.14 computes wrongly (CPU).
+    weight, bias = norm.weight.flatten().contiguous(), norm.bias.flatten().contiguous()
     out = F.batch_norm(z, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
     if norm.training and mean.data_ptr() != norm.running_mean.data_ptr():
         norm.running_mean.copy_(mean.view_as(norm.running_mean))

@@ -1,0 +1,52 @@
+"""How exactly an engine computes: what is asked for, and torch's own switches left as they were."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plain import WAIT, grow, tiny
+
+from esper_env.engine import precision
+
+TINIEST = torch.finfo(torch.float32).tiny
+
+
+def losses(engine: str, name: str) -> np.ndarray[Any, Any]:
+    """Training and validation loss of the epochs of a life with a blended module, (epoch, 2)."""
+    envs = tiny(2, engine=engine, overrides={"engine.precision": name})
+    envs.reset(seed=1)
+    infos = [envs.step(np.stack([action, WAIT]))[-1] for action in grow(1)]
+    return np.stack([np.concatenate([info["train_loss"], info["val_loss"]]) for info in infos])
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_bfloat16_is_near_float32_but_not_the_same(engine: str) -> None:
+    narrow, exact = losses(engine, "bfloat16"), losses(engine, "float32")
+    assert not np.array_equal(narrow, exact)
+    np.testing.assert_allclose(narrow, exact, atol=0.05)
+    np.testing.assert_allclose(narrow[0], exact[0], atol=0.01)
+
+
+def test_a_cpu_that_would_imitate_bfloat16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(ValueError, match="precision='bfloat16' is not allowed here"):
+        tiny(overrides={"engine.precision": "bfloat16"})
+
+
+@pytest.mark.parametrize("flushed_before", [True, False])
+def test_denormals_are_flushed_inside_and_as_before_outside(flushed_before: bool) -> None:
+    half = torch.tensor([TINIEST])
+    try:
+        torch.set_flush_denormal(flushed_before)
+        with precision.switches(False, True, torch.device("cpu")):
+            assert half.mul(0.5).item() == 0
+        assert (half.mul(0.5).item() == 0) == flushed_before
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_switches_are_as_before_after_an_error() -> None:
+    with pytest.raises(KeyError), precision.switches(False, True, torch.device("cpu")):
+        raise KeyError
+    assert torch.tensor([TINIEST]).mul(0.5).item() > 0
