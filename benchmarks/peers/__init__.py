@@ -1,0 +1,1 @@
+"""Ways to train N small, different networks, all doing the same work, for `benchmarks/throughput.py`."""
