@@ -66,7 +66,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         max_episode_steps: Steps after which an episode is truncated from outside.
         autoreset_mode: A member of `gymnasium.vector.AutoresetMode`, its value or its name.
         strict_actions: An illegal action raises instead of becoming WAIT.
-        engine: `auto`, `reference`, or `null`, which plays the rules and trains nothing.
+        engine: `auto` or `fused`, `reference`, or `null`, which plays the rules and trains nothing.
         device: `auto`, `cpu` or `cuda`.
         render_mode: None or `rgb_array`.
         overrides: Any field of the configuration by dotted path, such as `{"reward.rent": 1.0}`.
@@ -127,6 +127,7 @@ class EsperVectorEnv(QueriedVectorEnv):
             **self.metadata,
             "autoreset_mode": self.autoreset_mode,
             "gamma": config.reward.gamma,
+            "engine": self._engine.description,
         }
         self.layout = ActionLayout(self.facts.num_slots, self.facts.num_blueprints)
         self.features = {name: part for name, _, part in observation.layout(self.facts)}

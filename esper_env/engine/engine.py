@@ -75,6 +75,8 @@ class Engine(Protocol):
     """Training samples an epoch."""
     provenance: str
     """One line on where the data come from."""
+    description: str
+    """Which engine it is, and what it computes with."""
 
     def begin(self, envs: Ints, seeds: Sequence[int]) -> None:
         """Give each of these environments a new host, no modules, and the data stream of its episode seed."""

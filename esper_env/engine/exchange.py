@@ -9,13 +9,14 @@ from esper_env.engine.pool import Pool, Rows
 from esper_env.engine.snapshot import Copy
 
 
-def copy_of(pool: Pool, row: Rows, has_gate: bool) -> Copy:
+def copy_of(pool: Pool, row: Rows, has_gate: bool, has_momenta: bool) -> Copy:
     """Copies of a row on the CPU.
 
     Args:
         pool: it is of.
         row: views or copies of it, without the dimension of environments.
         has_gate: whether the gate's part means anything; for a host, whatever.
+        has_momenta: whether an optimizer of this part remembers anything.
     """
     names = [name for name in pool.tensors.names if has_gate or not name.startswith(GATE)]
     weights = {
@@ -23,13 +24,15 @@ def copy_of(pool: Pool, row: Rows, has_gate: bool) -> Copy:
         for name, each in (pool.views(row) | row.buffers).items()
         if name in names or name in row.buffers
     }
+    aliases = pool.tensors.aliases.items()
+    weights |= {alias: weights[name].clone() for alias, name in aliases if name in weights}
     momenta = pool.tensors.views(row.momenta[None])
     learns = dict(zip(pool.tensors.names, pool.tensors.learns, strict=True))
     optimizers = [
         {
             index: {"momentum_buffer": _to_cpu(momenta[name][0])}
             for index, name in enumerate(group)
-            if learns[name]
+            if learns[name] and has_momenta
         }
         for group in _groups(names)
     ]
@@ -46,8 +49,8 @@ def write(pool: Pool, row: Rows, copy: Copy) -> None:
     """
     row.momenta.zero_()
     own = pool.views(row) | row.buffers
-    for name, value in copy["weights"].items():
-        own[name].copy_(value)
+    for name in copy["weights"].keys() - pool.tensors.aliases.keys():
+        own[name].copy_(copy["weights"][name])
     momenta = pool.tensors.views(row.momenta[None])
     names = [name for name in pool.tensors.names if name in copy["weights"]]
     for group, state in zip(_groups(names), copy["optimizers"], strict=False):

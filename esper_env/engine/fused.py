@@ -25,7 +25,7 @@ from esper_env.engine.feed import plan
 from esper_env.engine.kernels.choice import choose
 from esper_env.engine.life import Life
 from esper_env.engine.measures import TRAINED, TRAINED_SLOTS
-from esper_env.engine.memory import rows_at_once
+from esper_env.engine.memory import refuse_too_many, rows_at_once
 from esper_env.engine.networks import Networks
 from esper_env.engine.precision import switches
 from esper_env.engine.programs import Programs
@@ -44,13 +44,20 @@ class FusedEngine:
     Args:
         num_envs: number of environments.
         setup: what they share.
+
+    Raises:
+        ValueError: there is not enough memory for so many; nothing has been built then.
     """
 
     def __init__(self, num_envs: int, setup: Setup) -> None:
+        refuse_too_many(num_envs, setup)
+        self.rows_at_once = rows_at_once(setup)
+        """Most environments that are computed side by side."""
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
         self._setup, self._task, self._num_envs = setup, setup.loaded_task, num_envs
         config = setup.config
         self.kernels = choose(config.kernels, self._task.device, config.precision)
+        self.description = f"fused, {self.kernels.name} kernels, {config.precision}"
         self._networks, self._costs = Networks(num_envs, setup), Costs(setup)
         self._modules = self._networks.modules
         self._programs = Programs(self._networks.kinds, self.kernels, setup)
@@ -95,8 +102,8 @@ class FusedEngine:
     def _shards(self, envs: Bools) -> Iterator[Ints]:
         """These environments in parts that are computed side by side."""
         chosen = self._modules.in_order(np.flatnonzero(envs))
-        size = self._setup.config.rows_at_once or rows_at_once(self._setup)
-        yield from np.split(chosen, range(size, len(chosen), size)) if len(chosen) else ()
+        splits = range(self.rows_at_once, len(chosen), self.rows_at_once)
+        yield from np.split(chosen, splits) if len(chosen) else ()
 
     @contextmanager
     def _timed(self, name: str, envs: Ints) -> Iterator[None]:

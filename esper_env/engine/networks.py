@@ -163,8 +163,10 @@ class Networks:
         return self.kinds.module(at, int(self.modules.blueprint[env, at])).pool
 
     def _copy(self, env: int, at: int, kept: bool = False) -> snapshot.Copy:
-        pool = self._pool(env, at)
-        return copy_of(pool, pool.row(env, kept), at != HOST and bool(self.modules.has_gate[env, at]))
+        pool, optimizer = self._pool(env, at), self.setup.config.optimizer
+        has_gate = at != HOST and bool(self.modules.has_gate[env, at])
+        momentum = optimizer.host_momentum if at == HOST else optimizer.module_momentum
+        return copy_of(pool, pool.row(env, kept), has_gate, has_momenta=momentum > 0)
 
     def set_state(self, env: int, state: Mapping[str, Any]) -> None:
         """See `Engine`."""

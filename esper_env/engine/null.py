@@ -53,6 +53,7 @@ class NullEngine:
     """
 
     def __init__(self, num_envs: int, setup: Setup, script: Script = plausible) -> None:
+        self.description = "null: nothing is trained"
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
         self.script = script
         self._epochs = np.zeros(num_envs, dtype=np.int64)

@@ -22,6 +22,8 @@ class Tensors:
     """Where each begins in a row, and where the last one ends."""
     buffers: dict[str, Tensor]
     """By name; the values are those of a fresh module."""
+    aliases: dict[str, str]
+    """Further names of parameters and buffers that have several, and the one they go by here."""
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
@@ -30,7 +32,7 @@ class Tensors:
         shapes = tuple(each.shape for each in named.values())
         starts = (0, *accumulate(shape.numel() for shape in shapes))
         learns = tuple(each.requires_grad for each in named.values())
-        return cls(tuple(named), shapes, learns, starts, dict(module.named_buffers()))
+        return cls(tuple(named), shapes, learns, starts, dict(module.named_buffers()), _aliases(module))
 
     @property
     def num_params(self) -> int:
@@ -41,6 +43,15 @@ class Tensors:
         """The parameters by name, (row, *shape), as views of `values`, (row, parameter)."""
         parts = zip(self.names, self.shapes, self.starts[:-1], self.starts[1:], strict=True)
         return {name: values[:, a:b].unflatten(1, shape) for name, shape, a, b in parts}
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    every = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    first = {id(each): name for name, each in reversed(every.items())}
+    return {name: first[id(each)] for name, each in every.items() if first[id(each)] != name}
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,9 @@ class Pool:
 
     def _empty(self, num_envs: int, options: dict[str, object]) -> Rows:
         values = torch.zeros(num_envs, self.tensors.num_params, **options)  # type: ignore[call-overload]
-        buffers = {name: torch.stack([value] * num_envs) for name, value in self.tensors.buffers.items()}
+        buffers = {
+            name: each.expand(num_envs, *each.shape).clone() for name, each in self.tensors.buffers.items()
+        }
         return Rows(values, values.clone(), buffers)
 
     def plant(self, env: int, module: nn.Module) -> None:

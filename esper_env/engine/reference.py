@@ -36,6 +36,7 @@ class ReferenceEngine:
 
     def __init__(self, num_envs: int, setup: Setup) -> None:
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
+        self.description = f"reference, {setup.config.precision}"
         self._setup = setup
         self._lives: list[Life | None] = [None] * num_envs
         self._trained: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
