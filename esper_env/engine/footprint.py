@@ -121,7 +121,7 @@ def _passing(host: Host, values: int) -> int:
 def _measured(places: list[Place]) -> int:
     """Most numbers at once while all variants of a network are measured, of one sample."""
     doubled = (2 ** min(slot, MOST_DOUBLINGS - 1) * prod(place.shape) for slot, place in enumerate(places))
-    return VALUES_MEASURED * max(doubled)
+    return VALUES_MEASURED * max(doubled, default=0)
 
 
 def _host(host: Host, precise: str) -> Part:

@@ -61,7 +61,7 @@ def refuse_too_many(num_envs: int, setup: Setup) -> None:
         raise ValueError(
             f"num_envs={num_envs} is not allowed: {_mib(room)} are free on {device.type!r}, enough for at "
             f"most {most}. Each environment takes {_mib(always)} ({_mib(taken.host)} for its host, the rest "
-            f"for modules), and each of up to {rows} trained side by side {_mib(working)} more"
+            f"for modules), and {_mib(working)} more while it is trained, as up to {rows} are at a time"
         )
 
 
