@@ -1,4 +1,4 @@
-"""What the tests of the reference engine share: tiny environments, and training in plain torch."""
+"""What the tests of the engines share: tiny environments, and training in plain torch."""
 
 import copy
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from engines import settings
 from lives import GROW
 from numpy.typing import NDArray
 from torch import nn
@@ -24,16 +25,36 @@ TINY = {
 }  # fmt: skip
 
 
-def tiny(num_envs: int = 1, overrides: dict[str, Any] | None = None, **arguments: Any) -> EsperVectorEnv:
-    """EsperMicro with a quarter of the epochs' size, trained for real."""
+def tiny(
+    num_envs: int = 1, overrides: dict[str, Any] | None = None, engine: str = "reference", **arguments: Any
+) -> EsperVectorEnv:
+    """EsperMicro with a quarter of the epochs' size, trained for real; `engine` as in `engines.ENGINES`."""
     arguments = {"horizon": 20, "autoreset_mode": "DISABLED", "device": "cpu"} | arguments
-    return EsperVectorEnv(num_envs, "micro", overrides=TINY | (overrides or {}), **arguments)
+    return EsperVectorEnv(
+        num_envs, "micro", overrides=TINY | settings(engine) | (overrides or {}), **arguments
+    )
+
+
+def begun(seed: int, engine: str, **arguments: Any) -> EsperVectorEnv:
+    env = tiny(engine=engine, **arguments)
+    env.reset(seed=seed)
+    return env
 
 
 def started(seed: int = 0, **arguments: Any) -> tuple[EsperVectorEnv, Life]:
     env = tiny(**arguments)
     env.reset(seed=seed)
     return env, env._engine.life(0)
+
+
+def poison(
+    env: EsperVectorEnv, index: int = 0, at: int = -1, name: str = "", value: float = torch.nan
+) -> None:
+    """Make a weight or norm statistic of a part of the network, the first whose name ends so, no number."""
+    state = env._engine.get_state(index)
+    weights = state["life"]["parts"][at]["weights"]
+    next(each for full, each in weights.items() if full.endswith(name)).fill_(torch.nan)
+    env._engine.set_state(index, state)
 
 
 def task_of(env: EsperVectorEnv) -> ImageTask:

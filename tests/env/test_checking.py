@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from engines import APART, settings
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -237,10 +238,11 @@ def test_our_ids_keep_the_contract_under_legal_actions_and_limits_from_outside()
     )
 
 
-def test_an_environment_that_trains_keeps_the_contract():
+@pytest.mark.parametrize("engine", APART)
+def test_an_environment_that_trains_keeps_the_contract(engine):
     arguments = {"horizon": 3, "epoch_size": 64, "device": "cpu"}
     sizes = {"task.train_size": 256, "task.val_size": 64, "task.test_size": 64}
-    overrides = {**sizes, "engine.counterfactual_size": 64}
+    overrides = {**sizes, **settings(engine), "engine.counterfactual_size": 64}
     check_vector_env(
         lambda num_envs, mode: gym.make_vec(
             "EsperMicro-v0", num_envs=num_envs, autoreset_mode=mode, overrides=overrides, **arguments

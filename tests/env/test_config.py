@@ -46,6 +46,7 @@ OTHER = {
     "reward.mode": "sparse", "reward.gamma": 0.5, "reward.credit_basis": "contribution",
     "reward.credit_at_end": "kept",
     "attribution.shapley_permutations": 2,
+    "engine.precision": "float64", "engine.kernels": "torch", "engine.rows_at_once": 8,
 }  # fmt: skip
 """A different value for each leaf that has no number to be nudged."""
 WITH_IT = {"reward.mode": {"reward.pay_at_end": True}}

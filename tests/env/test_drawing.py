@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from engines import APART, ENGINES
 from lives import play
 from plain import WAIT, grow, same, started, tiny, trajectory, weights
 from test_state import bits, seen
@@ -30,18 +31,19 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> int:
     return catalogue.register_blueprint("noisy", {"cnn": lambda place: Noisy(place.channels)})
 
 
+@pytest.mark.parametrize("engine", APART)
 def test_what_a_blueprint_draws_is_its_own_environments_and_repeatable(
-    monkeypatch: pytest.MonkeyPatch,
+    engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = noisy(monkeypatch)
     torch.manual_seed(1)
     torch_state = torch.random.get_rng_state()
     scripts = [[*grow(s, Style.GATED, index), encode(Op.FOSSILIZE, slot=s)] for s in (0, 1)]
-    batch = tiny(2, horizon=11)
+    batch = tiny(2, engine=engine, horizon=11)
     shown = trajectory(batch, scripts, seed=10)
     end = batch.step(np.stack([WAIT, WAIT]))[-1]
     for e, script in enumerate(scripts):
-        alone = tiny(1, horizon=11)
+        alone = tiny(1, engine=engine, horizon=11)
         torch.rand(3 + e)
         assert trajectory(alone, [script], seed=10 + e)[0] == shown[e]
         info = alone.step(WAIT[None])[-1]
@@ -66,9 +68,12 @@ def test_every_epoch_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(torch.equal(drawn[i], drawn[j]) for i in range(4) for j in range(i))
 
 
-def test_what_a_blueprint_draws_goes_on_where_a_state_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_blueprint_draws_goes_on_where_a_state_left_it(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = noisy(monkeypatch)
-    env, other = tiny(), tiny()
+    env, other = tiny(engine=engine), tiny(engine=engine)
     env.reset(seed=1)
     play(env, grow(0, Style.LINEAR_ADD, index)[:3])
     other.set_state(0, env.get_state(0))

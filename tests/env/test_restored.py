@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from engines import ENGINES
 from numpy.typing import NDArray
-from plain import WAIT, accuracy, grow, same, started, task_of, weights
+from plain import WAIT, accuracy, grow, poison, same, task_of, tiny, weights
 
 from esper_env import EsperVectorEnv, Op, encode
 
@@ -18,17 +19,17 @@ FOSSIL = {0: 1.0}
 SPENT = ("measure_flops", "counterfactual_flops")
 
 
-def played(script: Sequence[NDArray[np.int64]] = LIFE, **arguments: Any) -> EsperVectorEnv:
-    env, _ = started(seed=5, **arguments)
+def played(engine: str, script: Sequence[NDArray[np.int64]] = LIFE, **arguments: Any) -> EsperVectorEnv:
+    env = tiny(engine=engine, **arguments)
+    env.reset(seed=5)
     for action in script:
         assert env.step(action[None])[-1]["action_valid"][0]
     return env
 
 
 def broken(env: EsperVectorEnv) -> EsperVectorEnv:
-    """One weight of the host is no number any more."""
-    with torch.no_grad():
-        next(env._engine.life(0).model.host.parameters())[0] = torch.nan
+    """A tensor of the host's weights is no number any more."""
+    poison(env)
     return env
 
 
@@ -44,8 +45,9 @@ def counted(env: EsperVectorEnv, alphas: dict[int, float]) -> float:
     return accuracy(env, task_of(env).validation, alphas) / 100
 
 
-def test_the_quality_after_a_panic_is_that_of_the_network_that_came_back() -> None:
-    env = broken(played())
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_quality_after_a_panic_is_that_of_the_network_that_came_back(engine: str) -> None:
+    env = broken(played(engine))
     obs, _, _, _, info = env.step(WAIT[None])
     assert list(env._engine.life(0).planted) == [0]
     shown = [info["val_accuracy"][0], env._state.quality[0], obs[0, env.features["val_quality"]].item()]
@@ -56,8 +58,9 @@ def test_the_quality_after_a_panic_is_that_of_the_network_that_came_back() -> No
     assert info["val_loss"][0] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_a_module_that_was_live_when_the_snapshot_was_taken_does_not_count() -> None:
-    env = played([*grow(0), WAIT], overrides={"engine.counterfactual_size": 128})
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_module_that_was_live_when_the_snapshot_was_taken_does_not_count(engine: str) -> None:
+    env = played(engine, [*grow(0), WAIT], overrides={"engine.counterfactual_size": 128})
     kept, committed = env._state.quality[0], env.attribution()["committed"][0]
     assert env._state.since_snapshot[0] == 0, "taken in this very epoch, the tenth, with a module held"
     info = broken(env).step(WAIT[None])[-1]
@@ -66,8 +69,9 @@ def test_a_module_that_was_live_when_the_snapshot_was_taken_does_not_count() -> 
     assert info["reward_terms"]["quality"][0] == pytest.approx(committed - 100 * kept)
 
 
-def test_a_panic_costs_one_validation_of_what_came_back() -> None:
-    env, calm = broken(played()), played()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_panic_costs_one_validation_of_what_came_back(engine: str) -> None:
+    env, calm = broken(played(engine)), played(engine)
     (_, spent), (_, usual), (_, alone) = spending(env), spending(calm), spending(env)
     assert (env._state.rollbacks[0], calm._state.rollbacks[0]) == (1, 0)
     assert alone["counterfactual_flops"] == 0 < alone["measure_flops"]
@@ -75,8 +79,9 @@ def test_a_panic_costs_one_validation_of_what_came_back() -> None:
     assert spent["counterfactual_flops"] == usual["counterfactual_flops"] > 0
 
 
-def test_the_network_of_the_reset_is_measured_too() -> None:
-    env = played([])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_network_of_the_reset_is_measured_too(engine: str) -> None:
+    env = played(engine, [])
     fresh = weights(env._engine.life(0).model)
     obs, _, _, _, info = broken(env).step(WAIT[None])
     assert env._state.rollbacks[0] == 1
@@ -86,8 +91,9 @@ def test_the_network_of_the_reset_is_measured_too() -> None:
     assert obs[0, env.features["evaluated"]] == 1
 
 
-def test_the_harvest_of_what_came_back_in_the_third_panic_changes_nothing() -> None:
-    env, won = played([]), 0.0
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_harvest_of_what_came_back_in_the_third_panic_changes_nothing(engine: str) -> None:
+    env, won = played(engine, []), 0.0
     for number in range(len(LIFE) + 3):
         action = LIFE[number] if number < len(LIFE) else WAIT
         *_, terminated, _, info = (env if number < len(LIFE) else broken(env)).step(action[None])

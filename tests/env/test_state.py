@@ -2,7 +2,6 @@
 
 import copy
 import io
-import math
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import APART, ENGINES, settings
 from gymnasium.error import ResetNeeded
 from lives import GROW, play, rules_only
 from numpy.typing import NDArray
-from plain import TINY, WAIT, tiny, weights
+from plain import TINY, WAIT, poison, tiny, weights
 
 from esper_env import EsperEnv, EsperVectorEnv, Op, Style, encode
 from esper_env.contracts.state import GameState, SlotState
@@ -40,10 +40,8 @@ LIFE = [
 ]  # fmt: skip
 """Gated blending, a slot planted twice, a fossil, alpha on its way down; after step 17 the next episode."""
 SAMPLED = {
-    "attribution.lattice_up_to": 1,
-    "attribution.shapley_permutations": 2,
-    "governor.snapshot_every": 3,
-}
+    "attribution.lattice_up_to": 1, "attribution.shapley_permutations": 2, "governor.snapshot_every": 3,
+}  # fmt: skip
 
 
 def bits(value: Any) -> Any:
@@ -79,14 +77,15 @@ def seen(env: EsperVectorEnv, wanted: NDArray[np.int64]) -> Any:
     return bits([*env.step(action(env, wanted)), env.attribution()])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("reward", "mode"), [("dense", "DISABLED"), ("sparse", "SAME_STEP"), ("economy", "NEXT_STEP")]
 )
-def test_a_life_handed_on_in_every_step_is_the_life_itself(reward: str, mode: str) -> None:
+def test_a_life_handed_on_in_every_step_is_the_life_itself(reward: str, mode: str, engine: str) -> None:
     """What a state forgot would be forgotten in each of these environments."""
 
     def make() -> EsperVectorEnv:
-        return tiny(1, SAMPLED, horizon=HORIZON, reward=reward, autoreset_mode=mode)
+        return tiny(1, SAMPLED, engine, horizon=HORIZON, reward=reward, autoreset_mode=mode)
 
     straight, relay = make(), make()
     for env in (straight, relay):
@@ -104,12 +103,13 @@ def test_a_life_handed_on_in_every_step_is_the_life_itself(reward: str, mode: st
     assert (sampled, down) == (2, 2)
 
 
-def test_from_a_state_in_the_middle_the_rest_of_a_life_is_the_same_at_any_index() -> None:
-    env = tiny(1, SAMPLED, horizon=HORIZON, reward="economy")
+@pytest.mark.parametrize("engine", APART)
+def test_from_a_state_in_the_middle_the_rest_of_a_life_is_the_same_at_any_index(engine: str) -> None:
+    env = tiny(1, SAMPLED, engine, horizon=HORIZON, reward="economy")
     env.reset(seed=7)
     for wanted in LIFE[:8]:
         env.step(wanted[None])
-    branches = tiny(3, SAMPLED, horizon=HORIZON, reward="economy")
+    branches = tiny(3, SAMPLED, engine, horizon=HORIZON, reward="economy")
     branches.reset(seed=50)
     state = env.get_state(0)
     for index in (0, 2):
@@ -122,8 +122,9 @@ def test_from_a_state_in_the_middle_the_rest_of_a_life_is_the_same_at_any_index(
         assert bits(branches.get_state(index)) == bits(env.get_state(0))
 
 
-def test_the_other_environments_do_not_notice() -> None:
-    envs, twins = tiny(3), tiny(3)
+@pytest.mark.parametrize("engine", APART)
+def test_the_other_environments_do_not_notice(engine: str) -> None:
+    envs, twins = tiny(3, engine=engine), tiny(3, engine=engine)
     for each in (envs, twins):
         each.reset(seed=1)
         shown = [each.step(np.stack([wanted, WAIT, wanted])) for wanted in GROW[:7]]
@@ -137,8 +138,9 @@ def test_the_other_environments_do_not_notice() -> None:
     assert not np.array_equal(first[0][1], second[0][1])
 
 
-def test_what_set_state_returns_is_the_observation_of_then_in_the_form_of_a_reset() -> None:
-    env = tiny(2)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_set_state_returns_is_the_observation_of_then_in_the_form_of_a_reset(engine: str) -> None:
+    env = tiny(2, engine=engine)
     obs, first = env.reset(seed=3)
     obs, _, _, _, info = env.step(np.stack([GROW[0], WAIT]))
     shown, restored = env.set_state(0, env.get_state(0))
@@ -149,8 +151,9 @@ def test_what_set_state_returns_is_the_observation_of_then_in_the_form_of_a_rese
     assert not restored["_reward_terms"].any()
 
 
-def test_a_state_shares_nothing_with_what_it_was_taken_from_or_put_into() -> None:
-    env = tiny()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_state_shares_nothing_with_what_it_was_taken_from_or_put_into(engine: str) -> None:
+    env = tiny(engine=engine)
     env.reset(seed=7)
     play(env, LIFE[:10])
     state = env.get_state(0)
@@ -164,24 +167,25 @@ def test_a_state_shares_nothing_with_what_it_was_taken_from_or_put_into() -> Non
     assert bits(state) == bits(before)
 
 
-def test_the_governors_snapshot_travels_with_the_state() -> None:
-    env, other = tiny(overrides=SAMPLED), tiny(overrides=SAMPLED)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_governors_snapshot_travels_with_the_state(engine: str) -> None:
+    env, other = (tiny(overrides=SAMPLED, engine=engine) for _ in range(2))
     env.reset(seed=7)
     play(env, LIFE[:14])
     other.set_state(0, through_a_file(env.get_state(0)))
     for each in (env, other):
-        with torch.no_grad():
-            each._engine.life(0).model.host.segments[0][0].weight.fill_(math.nan)
+        poison(each)
     assert seen(other, WAIT) == seen(env, WAIT)
     assert (env._state.rollbacks[0], env._engine.life(0).fossils) == (1, [0])
     assert seen(other, WAIT) == seen(env, WAIT)
     assert bits(other.get_state(0)) == bits(env.get_state(0))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_momenta_are_in_the_state_where_there_are_any(momentum: float) -> None:
-    settings = {f"engine.optimizer.{part}_momentum": momentum for part in ("host", "module")}
-    env, other = tiny(overrides=settings), tiny(overrides=settings)
+def test_momenta_are_in_the_state_where_there_are_any(momentum: float, engine: str) -> None:
+    overrides = {f"engine.optimizer.{part}_momentum": momentum for part in ("host", "module")}
+    env, other = (tiny(overrides=overrides, engine=engine) for _ in range(2))
     env.reset(seed=1)
     play(env, LIFE[:4])
     state = through_a_file(env.get_state(0))
@@ -191,11 +195,14 @@ def test_momenta_are_in_the_state_where_there_are_any(momentum: float) -> None:
     assert seen(other, WAIT) == seen(env, WAIT)
 
 
-def test_a_failed_probe_is_remembered() -> None:
-    env = tiny()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_failed_probe_is_remembered(engine: str) -> None:
+    env = tiny(engine=engine)
     env.reset(seed=1)
     play(env, LIFE[:1])
-    env._engine.life(0).planted[0].probe_passed = False
+    state = env.get_state(0)
+    state["engine"]["life"]["modules"][0]["probe_passed"] = False
+    env.set_state(0, state)
     env.set_state(0, env.get_state(0))
     assert not env.step(WAIT[None])[-1]["op_slot_mask"][0, Op.ADVANCE, 0]
 
@@ -232,18 +239,20 @@ def test_an_episode_that_was_over_is_over_again() -> None:
         other.step(np.stack([WAIT, WAIT]))
 
 
-def test_a_state_makes_an_environment_ready_that_was_never_reset() -> None:
-    env, other = tiny(), tiny()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_state_makes_an_environment_ready_that_was_never_reset(engine: str) -> None:
+    env, other = tiny(engine=engine), tiny(engine=engine)
     env.reset(seed=1)
     other.set_state(0, env.get_state(0))
     assert seen(env, WAIT) == seen(other, WAIT)
 
 
-def test_one_environment_has_the_same_in_its_own_form() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_environment_has_the_same_in_its_own_form(engine: str) -> None:
     def make() -> EsperEnv:
-        return EsperEnv("micro", horizon=10, device="cpu", overrides=TINY)
+        return EsperEnv("micro", horizon=10, device="cpu", overrides=TINY | settings(engine))
 
-    env, other, batch = make(), make(), tiny(horizon=10)
+    env, other, batch = make(), make(), tiny(engine=engine, horizon=10)
     env.reset(seed=4)
     obs = [env.step(wanted)[0] for wanted in GROW[:6]][-1]
     for target in (env, other):
@@ -273,8 +282,9 @@ def test_a_picture_goes_on_where_it_was_or_leaves_blank_what_nobody_drew() -> No
     assert np.array_equal(again.render()[0][now], drawing.render()[0][now])
 
 
-def test_asking_for_a_state_changes_nothing() -> None:
-    env, twin = tiny(), tiny()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_asking_for_a_state_changes_nothing(engine: str) -> None:
+    env, twin = tiny(engine=engine), tiny(engine=engine)
     for each in (env, twin):
         each.reset(seed=6)
         play(each, LIFE[:8])

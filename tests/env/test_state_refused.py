@@ -165,10 +165,10 @@ def test_a_blueprint_of_another_size_is_named_and_not_the_state(monkeypatch: pyt
 
 
 def test_the_engine_that_auto_stands_for_reads_the_same_states() -> None:
-    env, auto = tiny(engine="reference"), tiny(engine="auto")
+    env, auto = tiny(engine="fused"), tiny(engine="auto")
     for each in (env, auto):
         each.reset(seed=0)
-    assert (env.config.engine.name, auto.config.engine.name) == ("reference", "auto")
+    assert (env.config.engine.name, auto.config.engine.name) == ("fused", "auto")
     for one, other in ((env, auto), (auto, env)):
         one.set_state(0, other.get_state(0))
 

@@ -1,4 +1,4 @@
-"""The training of the reference engine is plain torch: the same losses, weights and gradients."""
+"""The training of the engines is plain torch: the same losses, weights and gradients."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import ENGINES
 from lives import play
 from plain import WAIT, Loop, grow, started, task_of, tiny
 from scipy.special import expit
@@ -26,15 +27,17 @@ def close(first: nn.Module, second: nn.Module, tolerance: float = 1e-6) -> None:
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_training_a_host_is_a_plain_torch_loop_over_its_shuffled_stream() -> None:
-    env, life = started(7, overrides=CLIPPED)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_training_a_host_is_a_plain_torch_loop_over_its_shuffled_stream(engine: str) -> None:
+    env = tiny(overrides=CLIPPED, engine=engine)
+    env.reset(seed=7)
     for _ in range(5):  # the fifth epoch begins the second permutation
         loop = Loop(env, largest=0.7)
         loop.run()
         info = env.step(WAIT[None])[-1]
-        close(life.model.host, loop.model.host)
+        close(env._engine.life(0).model.host, loop.model.host)
         assert info["train_loss"][0] == pytest.approx(np.mean(loop.losses), rel=1e-5)
-    assert life._seed == key(7, Stream.EPISODE, 0)
+    assert env._engine.life(0).seed == key(7, Stream.EPISODE, 0)
 
 
 def test_norms_below_the_largest_stay_and_those_above_shrink_to_it() -> None:
@@ -51,16 +54,18 @@ def test_norms_below_the_largest_stay_and_those_above_shrink_to_it() -> None:
         assert norm == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("style", Style)
-def test_training_a_grown_network_is_a_plain_torch_loop(style: Style) -> None:
-    env, life = started(7, overrides=CLIPPED | {"record.ratio_memory": 0.0})
+def test_training_a_grown_network_is_a_plain_torch_loop(style: Style, engine: str) -> None:
+    env = tiny(overrides=CLIPPED | {"record.ratio_memory": 0.0}, engine=engine)
+    env.reset(seed=7)
     script = grow(1, style)
     play(env, script[:2])  # one epoch of TRAINING is over
     for _ in range(3):
         loop = Loop(env, largest=0.7)
         loop.run({1: 0.0}, isolated={1})
         play(env, [WAIT])
-        close(life.model, loop.model)
+        close(env._engine.life(0).model, loop.model)
         check_gradients(env, loop)
     play(env, script[5:6])  # one epoch of BLENDING is over, and a gate is there to be copied
     for action, time in ((WAIT, 2 / 3), (WAIT, 1.0), (script[8], 1.0)):
@@ -68,7 +73,7 @@ def test_training_a_grown_network_is_a_plain_torch_loop(style: Style) -> None:
         loop = Loop(env, largest=0.7)
         loop.run({1: (way - low) / (high - low) if style == Style.SIGMOID_ADD else time})
         play(env, [action])
-        close(life.model, loop.model)
+        close(env._engine.life(0).model, loop.model)
         check_gradients(env, loop)
 
 

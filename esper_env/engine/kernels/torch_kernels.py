@@ -60,6 +60,10 @@ class TorchKernels:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """See `Kernels`."""
+        if len(x) == 1 and 1 in weight.shape[1:]:
+            # A row by itself with one feature goes another way on a CPU than among others, to other bits.
+            x, weight, bias = (torch.cat([each, each]) for each in (x, weight, bias))
+            return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))[:1]
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
     def select(self, x: Tensor, rows: Tensor) -> Tensor:
