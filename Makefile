@@ -10,6 +10,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[agents,dev]"
+	$(BIN)/python -m esper_env.engine.kernels
 	touch $(INSTALLED)
 
 train: $(INSTALLED)

@@ -36,7 +36,10 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Info = infos.Info
 
-NOT_COMPARED = ("engine.device", "task.data_dir", "task.patience")
+NOT_COMPARED = (
+    "engine.device", "engine.kernels", "engine.rows_at_once", "engine.cuda_graphs", "engine.tf32",
+    "engine.deterministic", "task.data_dir", "task.patience",
+)  # fmt: skip
 """Fields of the configuration that may differ between the environments that exchange a state."""
 
 
@@ -228,7 +231,8 @@ class QueriedVectorEnv(VectorEnv):
         config = _flat(self.config.model_dump(mode="json"))
         for path in NOT_COMPARED:
             del config[path]
-        config["engine.name"] = engine_name(self.config.engine)
+        # Every engine that trains can go on with the networks of another one.
+        config["engine.name"] = "null" if engine_name(self.config.engine) == "null" else "trains"
         places = [[place.name, *place.shape] for place in self.facts.places]
         own = {"slots": places, "host_params": self.facts.host_params, "reward_terms": list(self._terms)}
         return config | own | {"blueprints": list(self.facts.blueprints)}

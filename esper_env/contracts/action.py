@@ -1,7 +1,8 @@
 """The factored action: eight heads, which of them an op reads, and what their values mean."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,11 +86,11 @@ class Actions:
 
     def only(self, envs: NDArray[np.bool_]) -> "Actions":
         """The same actions where `envs` is True, WAIT elsewhere."""
-        return replace(self, op=np.where(envs, self.op, Op.WAIT))
+        return Actions(**{**vars(self), "op": np.where(envs, self.op, Op.WAIT.value)})
 
-    def addressed(self, op: Op) -> tuple[Ints, Ints]:
-        """Indices (env, slot) at which this op is played."""
-        env = np.flatnonzero(self.op == op)
+    def addressed(self, *ops: Op) -> tuple[Ints, Ints]:
+        """Indices (env, slot) at which one of these ops is played."""
+        env = np.flatnonzero(reduce(np.logical_or, [self.op == op.value for op in ops]))
         return env, self.slot[env]
 
 
@@ -100,16 +101,26 @@ class ActionLayout:
     num_slots: int
     num_blueprints: int
 
-    @property
+    @cached_property
     def nvec(self) -> Ints:
-        """(head,): number of values of each head."""
+        """(head,): number of values of each head; read-only."""
         sizes = {Head.SLOT: self.num_slots, Head.BLUEPRINT: self.num_blueprints} | FIXED_SIZES
-        return np.array([sizes[head] for head in Head], dtype=np.int64)
+        nvec = np.array([sizes[head] for head in Head], dtype=np.int64)
+        nvec.setflags(write=False)
+        return nvec
+
+    @cached_property
+    def starts(self) -> Ints:
+        """(head,): where each head begins in the flat mask of length `sum(nvec)`."""
+        return np.cumsum(self.nvec) - self.nvec
+
+    @cached_property
+    def _parts(self) -> tuple[slice, ...]:
+        return tuple(map(slice, self.starts.tolist(), (self.starts + self.nvec).tolist()))
 
     def part(self, head: Head) -> slice:
         """Where a head lies in the flat mask of length `sum(nvec)`."""
-        ends = np.cumsum(self.nvec)
-        return slice(int(ends[head] - self.nvec[head]), int(ends[head]))
+        return self._parts[head]
 
     def check(self, actions: ArrayLike, num_envs: int) -> Ints:
         """A batch of well-formed actions as int64, or an error; whether they are legal is the masks' matter.
@@ -133,7 +144,7 @@ class ActionLayout:
 
     def decode(self, array: Ints) -> Actions:
         """Name the columns of a checked batch of shape (env, 8)."""
-        return Actions(*(array[:, head] for head in Head))
+        return Actions(*array.T)
 
 
 def encode(op: Op, **heads: int) -> Ints:

@@ -30,9 +30,12 @@ class Place:
         return int(np.prod(self.shape)) // self.channels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostFacts:
-    """Sizes and costs that rules, masks, rewards and the ledger read. All arrays are read-only."""
+    """Sizes and costs that rules, masks, rewards and the ledger read. All arrays are read-only.
+
+    It is equal to itself alone, so that what follows from it can be kept by it.
+    """
 
     places: tuple[Place, ...]
     """Where the slots are, in the order of the action's slot index."""

@@ -7,7 +7,7 @@ here the networks differ, and change from epoch to epoch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -112,9 +112,11 @@ class FusedEngine:
         yield
         self._seconds[name][envs] += (perf_counter() - began) / len(envs)
 
-    def _switched(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _switched(self) -> Iterator[None]:
         config = self._setup.config
-        return switches(config.tf32, config.deterministic, self._task.device)
+        with switches(config.tf32, config.deterministic, self._task.device), self.kernels.memory():
+            yield
 
     def evaluate(self, playing: Bools, subsets: Ints) -> EpochStats:
         """See `Engine`."""

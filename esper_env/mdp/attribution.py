@@ -6,10 +6,10 @@ the start. References: L. Shapley, "A value for n-person games" (1953); J. Castr
 "Polynomial calculation of the Shapley value based on sampling" (2009).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
-from math import factorial
 from typing import Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.state import GameState
 from esper_env.contracts.stats import EpochStats
 from esper_env.contracts.streams import Stream, generator
+from esper_env.mdp.lattice import Lattice, lattice, mask, pairs
 from esper_env.mdp.quality import quality
 
 Bools = NDArray[np.bool_]
@@ -56,10 +57,18 @@ class Plan:
 
     subsets: Ints
     """(env, subset): distinct bit masks, the whole first; `NOTHING` fills the row."""
-    live: tuple[tuple[int, ...], ...]
-    """Slots of each environment's live modules."""
-    orders: tuple[Ints, ...]
-    """(order, live) of each environment: slots in the random orders of the sampled Shapley value."""
+    live: Bools
+    """(env, slot): where modules are live."""
+    count: Ints
+    """(env,): how many are."""
+    player: Ints
+    """(env, slot): which of them is in a slot, if one is."""
+    of: Ints
+    """(env, slot): row of the lattice's tables for that."""
+    lattice: Lattice
+    """Which subset is which."""
+    orders: Mapping[int, Ints]
+    """(order, live) of each environment whose Shapley value is sampled: slots in random orders."""
 
 
 @dataclass(frozen=True)
@@ -82,40 +91,35 @@ class Attribution:
 
 def plan(state: GameState, played: Bools, config: AttributionConfig) -> Plan:
     """Choose the variants of the networks that have just been trained."""
-    live = tuple(
-        tuple(np.flatnonzero(row).tolist()) if plays else ()
-        for row, plays in zip(state.slots.live, played, strict=True)
+    live = state.slots.live & played[:, None]
+    table = lattice(live.shape[1], config.lattice_up_to)
+    nth = live.cumsum(axis=1)
+    count, player = nth[:, -1], np.maximum(nth - 1, 0)
+    of, asked, bits = table.of(count[:, None], player), table.asked[count], live << np.arange(live.shape[1])
+    width = int(asked.max())
+    wanted = (bits[:, None, :] @ table.member.take(of, axis=0)[..., :width])[:, 0]
+    subsets = np.where(np.arange(width) < asked[:, None], wanted, NOTHING)
+    sampled = np.flatnonzero(count > config.lattice_up_to) if config.shapley_permutations else ()
+    orders = {int(env): _orders(state, int(env), live[env], config) for env in sampled}
+    return Plan(
+        _with_beginnings(subsets, orders) if orders else subsets, live, count, player, of, table, orders
     )
-    orders = tuple(
-        _orders(int(state.seed[env]), int(state.epoch[env]), slots, config) for env, slots in enumerate(live)
-    )
-    wanted = [_subsets(slots, order, config) for slots, order in zip(live, orders, strict=True)]
-    subsets = np.full((len(live), max(map(len, wanted))), NOTHING, dtype=np.int64)
-    for env, row in enumerate(wanted):
-        subsets[env, : len(row)] = row
-    return Plan(subsets, live, orders)
 
 
-def _mask(slots: tuple[int, ...]) -> int:
-    return sum(1 << slot for slot in slots)
+def _orders(state: GameState, env: int, live: Bools, config: AttributionConfig) -> Ints:
+    seed, epoch, slots = int(state.seed[env]), int(state.epoch[env]), np.flatnonzero(live)
+    indices = range(config.shapley_permutations)
+    return np.array([generator(seed, Stream.SHAPLEY, epoch, index).permutation(slots) for index in indices])
 
 
-def _orders(seed: int, epoch: int, live: tuple[int, ...], config: AttributionConfig) -> Ints:
-    count = config.shapley_permutations if len(live) > config.lattice_up_to else 0
-    drawn = [generator(seed, Stream.SHAPLEY, epoch, index).permutation(live) for index in range(count)]
-    return np.array(drawn, dtype=np.int64).reshape(count, len(live))
-
-
-def _subsets(live: tuple[int, ...], orders: Ints, config: AttributionConfig) -> list[int]:
-    """Distinct bit masks, the whole first."""
-    if not live:
-        return []
-    if len(live) <= config.lattice_up_to:
-        sizes = range(len(live), -1, -1)
-        return [_mask(part) for size in sizes for part in combinations(live, size)]
-    chosen = [_mask(live), *(_mask(live) ^ (1 << slot) for slot in live), 0]
-    chosen += [_mask(tuple(order[:size])) for order in orders.tolist() for size in range(len(live))]
-    return list(dict.fromkeys(chosen))
+def _with_beginnings(subsets: Ints, orders: Mapping[int, Ints]) -> Ints:
+    """The same rows, and after them what the random orders begin with, nothing twice."""
+    rows = [[subset for subset in row if subset != NOTHING] for row in subsets.tolist()]
+    for env, drawn in orders.items():
+        begun = [mask(order[:size]) for order in drawn.tolist() for size in range(len(order))]
+        rows[env] = list(dict.fromkeys(rows[env] + begun))
+    width = max(map(len, rows))
+    return np.array([row + [NOTHING] * (width - len(row)) for row in rows], dtype=np.int64)
 
 
 def attribute(plan: Plan, stats: EpochStats, facts: HostFacts) -> Attribution:
@@ -126,48 +130,67 @@ def attribute(plan: Plan, stats: EpochStats, facts: HostFacts) -> Attribution:
         stats: What the engine measured of it.
         facts: Slots, and the quality of guessing.
     """
-    num_envs, num_slots = len(plan.live), facts.num_slots
+    live, count, table = plan.live, plan.count[:, None], plan.lattice
+    if not live.any():
+        return _nothing(*live.shape)
     points = 100 * quality(stats.subset_loss, stats.subset_accuracy, facts)
-    points = np.nan_to_num(points, nan=100 * facts.chance_quality)  # measured, but not a number: it guesses
-    per_slot, per_env = (num_envs, num_slots), (num_envs,)
-    shapes = (per_slot, (*per_slot, num_slots), per_slot, per_slot, per_env, per_env)
-    result = Attribution(*(np.full(shape, np.nan) for shape in shapes))
-    for env, live in enumerate(plan.live):
-        if live:
-            f = dict(zip(plan.subsets[env].tolist(), points[env].tolist(), strict=True))
-            _fill(result, env, live, f, plan.orders[env])
+    points = np.where(np.isnan(points), 100 * facts.chance_quality, points)  # not a number: it guesses
+    whole, none = points[:, :1], _of(points, table.asked[count] - 1)
+    exact = live & table.complete[count]
+    result = Attribution(
+        contribution=np.where(live, whole - _of(points, table.without.take(plan.of)), np.nan),
+        interaction=_interaction(points, none, exact, plan),
+        shapley=np.where(exact, _shapley(points, plan), np.nan),
+        shapley_error=np.where(exact, 0.0, np.nan),
+        committed=np.where(count > 0, none / 100, np.nan)[:, 0],
+        joint=np.where(count > 0, whole - none, np.nan)[:, 0],
+    )
+    for env, orders in plan.orders.items():
+        f = dict(zip(plan.subsets[env].tolist(), points[env].tolist(), strict=True))
+        _fill_sampled(result, env, np.flatnonzero(live[env]).tolist(), f, orders)
     return result
 
 
-def _fill(result: Attribution, env: int, live: tuple[int, ...], f: Values, orders: Ints) -> None:
-    whole = _mask(live)
-    result.committed[env], result.joint[env] = f[0] / 100, f[whole] - f[0]
-    for slot in live:
-        result.contribution[env, slot] = f[whole] - f[whole ^ (1 << slot)]
+def _nothing(num_envs: int, num_slots: int) -> Attribution:
+    per_slot, per_env = (num_envs, num_slots), (num_envs,)
+    shapes = (per_slot, (*per_slot, num_slots), per_slot, per_slot, per_env, per_env)
+    return Attribution(*(np.full(shape, np.nan) for shape in shapes))
+
+
+def _of(points: Floats, subset: Ints) -> Floats:
+    """Points (env, subset) at indices (env, ...) into their rows."""
+    rows = np.arange(0, points.size, points.shape[1])
+    return points.take((subset.T + rows).T)
+
+
+def _interaction(points: Floats, none: Floats, exact: Bools, plan: Plan) -> Floats:
+    """(env, slot, slot): f(ij) - f(i) - f(j) + f(none) of all pairs."""
+    num_envs, num_slots = exact.shape
+    i, j = pairs(num_slots)
+    alone = np.where(exact, _of(points, plan.lattice.alone.take(plan.of)), np.nan)
+    pair = _of(points, plan.lattice.pair[plan.of[:, i], plan.player[:, j]])
+    interaction = np.full((num_envs, num_slots, num_slots), np.nan)
+    interaction[:, i, j] = interaction[:, j, i] = pair - alone[:, i] - alone[:, j] + none
+    return interaction
+
+
+def _shapley(points: Floats, plan: Plan) -> Floats:
+    """(env, slot): the exact value, where every subset was measured."""
+    arrival = _of(points, plan.lattice.arrival.take(plan.of, axis=0))
+    added = plan.lattice.weight.take(plan.of, axis=0) * (arrival[:, :, 1] - arrival[:, :, 0])
+    # One after the other: np.sum would add in another order for one environment than for many.
+    return reduce(np.add, added.transpose(2, 0, 1), np.zeros(plan.live.shape))
+
+
+def _fill_sampled(result: Attribution, env: int, live: list[int], f: Values, orders: Ints) -> None:
+    result.shapley[env, live], result.shapley_error[env, live] = sampled_shapley(live, f, orders)
     complete = len(f.keys() - {NOTHING}) == 1 << len(live)
     for i, j in combinations(live, 2) if complete else ():  # what random orders happen to show is no sum
-        value = f[_mask((i, j))] - f[1 << i] - f[1 << j] + f[0]
+        value = f[mask((i, j))] - f[1 << i] - f[1 << j] + f[0]
         result.interaction[env, i, j] = result.interaction[env, j, i] = value
-    if len(orders):
-        result.shapley[env, live], result.shapley_error[env, live] = sampled_shapley(live, f, orders)
-    elif complete:
-        result.shapley[env, live], result.shapley_error[env, live] = shapley(live, f), 0.0
 
 
-def shapley(live: tuple[int, ...], f: Values) -> Floats:
-    """(live,): the exact Shapley value, from f of every subset of the live slots."""
-    count, values = len(live), np.zeros(len(live))
-    for index, slot in enumerate(live):
-        others = [other for other in live if other != slot]
-        for size in range(count):
-            weight = factorial(size) * factorial(count - size - 1) / factorial(count)
-            for part in combinations(others, size):
-                without = _mask(part)
-                values[index] += weight * (f[without | (1 << slot)] - f[without])
-    return values
-
-
-def sampled_shapley(live: tuple[int, ...], f: Values, orders: Ints) -> tuple[Floats, Floats]:
+def sampled_shapley(live: Sequence[int], f: Values, orders: Ints) -> tuple[Floats, Floats]:
     """(live,) each: mean and standard error of what a slot adds to those before it in random orders.
 
     Args:

@@ -19,8 +19,9 @@ def tempered(contribution: Floats, gained: Floats) -> Floats:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         beyond = 2 * gained * contribution / (gained + contribution)
-    cases = [contribution < 0, np.isnan(gained), gained <= 0, contribution < gained]
-    return np.select(cases, [contribution, contribution / 2, np.zeros_like(gained), contribution], beyond)
+    helps = np.where(gained <= 0, 0.0, np.where(contribution < gained, contribution, beyond))
+    helps = np.where(np.isnan(gained), contribution / 2, helps)
+    return np.where(contribution < 0, contribution, helps)
 
 
 def appraise(state: GameState, config: RewardConfig) -> None:
@@ -30,8 +31,9 @@ def appraise(state: GameState, config: RewardConfig) -> None:
     if config.credit_basis == "shapley":
         basis = np.where(np.isnan(slots.shapley), basis, slots.shapley)
     gained = 100 * (state.quality[:, None] - slots.quality_at_germination)
-    interaction = np.nan_to_num(slots.interaction_sum, nan=0.0) / config.interaction_scale
+    interaction = slots.interaction_sum
+    interaction = np.where(np.isnan(interaction), 0.0, interaction) / config.interaction_scale
     value = tempered(basis, gained) + config.interaction_bonus * np.tanh(interaction)
     measured = slots.live & ~np.isnan(basis)
-    fossil = slots.stage == Stage.FOSSILIZED
+    fossil = slots.in_stage(Stage.FOSSILIZED)
     slots.credit = np.where(fossil, slots.credit, np.where(measured, value, 0.0))

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property, reduce
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from esper_env.contracts.lifecycle import Gate, Stage
-from esper_env.contracts.state import GameState, Ramp, SlotState
+from esper_env.contracts.state import GameState, SlotState
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Checks = Mapping[str, Bools]
 
 
 class GateConfig(BaseModel):
@@ -45,17 +47,24 @@ class GateResult:
     """One gate at every slot. Outside the stage the gate belongs to, it has not passed."""
 
     level: Gate
-    checks: Mapping[str, Bools]
+    checks: Checks
     """(env, slot) by name: what held."""
-    score: Floats
-    """(env, slot): how far along, in [0, 1]."""
     here: Bools
     """(env, slot): the slot is in the stage the gate leads out of."""
+    measure: NDArray[Any]
+    """(env, slot): what the score is taken from, NaN where it is not measured."""
+    full: float = 1.0
+    """Measure at which the score is 1."""
 
     @property
+    def score(self) -> Floats:
+        """(env, slot): how far along, in [0, 1]."""
+        return np.clip(np.where(np.isnan(self.measure), 0.0, self.measure) / self.full, 0.0, 1.0)
+
+    @cached_property
     def passed(self) -> Bools:
         """(env, slot): every check held."""
-        return np.logical_and.reduce([self.here, *self.checks.values()])
+        return reduce(np.logical_and, self.checks.values(), self.here)
 
     def failed(self, env: int, slot: int) -> tuple[str, ...]:
         """Names of the checks that did not hold at one slot."""
@@ -73,32 +82,28 @@ def judge(state: GameState, blueprint_slot: Bools, config: GateConfig) -> dict[G
         blueprint_slot: (env, slot, blueprint), what G0 allows (see `masks.fitting`).
         config: Thresholds.
     """
-    slots, strict = state.slots, config.mode == "strict"
+    slots, strict, health = state.slots, config.mode == "strict", _healthy(state.slots, config)
     rules = (
         _g0(slots, blueprint_slot),
         _g1(slots),
-        _g2(slots, state.quality, config, strict),
+        _g2(slots, state.quality, health, config, strict),
         _g3(slots, config, strict),
-        _g5(slots, config, strict),
+        _g5(slots, health, config, strict),
     )
     return {rule.level: rule for rule in rules}
 
 
 def _at_least(value: Floats, threshold: float) -> Bools:
     """A comparison that an unmeasured value fails."""
-    return np.nan_to_num(value, nan=-np.inf) >= threshold
-
-
-def _share(value: Floats, whole: float) -> Floats:
-    return np.clip(np.nan_to_num(value, nan=0.0) / whole, 0.0, 1.0)
+    return value >= threshold
 
 
 def rests_at_one(slots: SlotState) -> Bools:
     """(env, slot): alpha is 1 and not on its way."""
-    return (slots.ramp == Ramp.REST) & (slots.alpha == 1.0)
+    return slots.resting & (slots.alpha == 1.0)
 
 
-def _healthy(slots: SlotState, config: GateConfig) -> dict[str, Bools]:
+def _healthy(slots: SlotState, config: GateConfig) -> Checks:
     return {
         "gradients_measured": ~np.isnan(slots.gradient_health),
         "healthy": _at_least(slots.gradient_health, config.min_health),
@@ -106,39 +111,37 @@ def _healthy(slots: SlotState, config: GateConfig) -> dict[str, Bools]:
 
 
 def _g0(slots: SlotState, blueprint_slot: Bools) -> GateResult:
-    fits = np.any(blueprint_slot, axis=-1)
-    return GateResult(Gate.G0, {"blueprint_fits": fits}, fits.astype(float), slots.stage == Stage.DORMANT)
+    any_blueprint = np.ones(blueprint_slot.shape[-1], dtype=bool)
+    fits = blueprint_slot @ any_blueprint  # a product of truth values is an `any`, and faster
+    return GateResult(Gate.G0, {"blueprint_fits": fits}, slots.in_stage(Stage.DORMANT), fits)
 
 
 def _g1(slots: SlotState) -> GateResult:
     passed = slots.probe_passed
-    return GateResult(
-        Gate.G1, {"probe_passed": passed}, passed.astype(float), slots.stage == Stage.GERMINATED
-    )
+    return GateResult(Gate.G1, {"probe_passed": passed}, slots.in_stage(Stage.GERMINATED), passed)
 
 
-def _g2(slots: SlotState, quality: Floats, config: GateConfig, strict: bool) -> GateResult:
+def _g2(slots: SlotState, quality: Floats, health: Checks, config: GateConfig, strict: bool) -> GateResult:
     gain = 100 * (quality[:, None] - slots.quality_at_stage_start)
     checks = {"trained_long_enough": slots.epochs_in_stage >= config.min_training_epochs}
-    checks |= _healthy(slots, config) | {"none_exploding": ~slots.exploding}
+    checks |= {**health, "none_exploding": ~slots.exploding}
     if strict:
         checks["validation_gain"] = _at_least(gain, config.strict_gain)
         checks["gradient_ratio"] = _at_least(slots.gradient_ratio, config.strict_ratio)
-    return GateResult(Gate.G2, checks, _share(gain, config.gain_scale), slots.stage == Stage.TRAINING)
+    return GateResult(Gate.G2, checks, slots.in_stage(Stage.TRAINING), gain, config.gain_scale)
 
 
 def _g3(slots: SlotState, config: GateConfig, strict: bool) -> GateResult:
     checks = {"alpha_rests_at_one": rests_at_one(slots)}
     if strict:
         checks["blended_long_enough"] = slots.epochs_in_stage >= config.strict_blending_epochs
-    return GateResult(Gate.G3, checks, slots.alpha, slots.stage == Stage.BLENDING)
+    return GateResult(Gate.G3, checks, slots.in_stage(Stage.BLENDING), slots.alpha)
 
 
-def _g5(slots: SlotState, config: GateConfig, strict: bool) -> GateResult:
+def _g5(slots: SlotState, health: Checks, config: GateConfig, strict: bool) -> GateResult:
     checks = {"counterfactual_measured": ~np.isnan(slots.contribution)}
-    checks |= _healthy(slots, config) | {"alpha_rests_at_one": rests_at_one(slots)}
+    checks |= {**health, "alpha_rests_at_one": rests_at_one(slots)}
     if strict:
         checks["contributes"] = _at_least(slots.contribution, config.strict_contribution)
-    return GateResult(
-        Gate.G5, checks, _share(slots.contribution, config.contribution_scale), slots.stage == Stage.HOLDING
-    )
+    here = slots.in_stage(Stage.HOLDING)
+    return GateResult(Gate.G5, checks, here, slots.contribution, config.contribution_scale)

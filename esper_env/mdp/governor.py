@@ -5,6 +5,7 @@ is per environment; the engine keeps and restores the weights that are named her
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Self
 
 import numpy as np
@@ -82,15 +83,16 @@ def judge(
     """Look at an epoch of the environments that played, and count it in the state, in place."""
     loss = stats.val_loss
     finite = stats.finite & np.isfinite(stats.train_loss) & np.isfinite(loss)
-    losses = (loss, stats.train_loss) if config.collapse_in_training else (loss,)
+    shown = (loss, stats.train_loss) if config.collapse_in_training else (loss,)
     margin = config.chance_margin * facts.chance_loss
-    at_chance = np.logical_and.reduce([np.abs(each - facts.chance_loss) <= margin for each in losses])
+    at_chance = reduce(np.logical_and, (np.abs(each - facts.chance_loss) <= margin for each in shown))
     collapsed = played & finite & at_chance & state.has_learned
     suspicious = played & finite & _out_of_bounds(state.good_losses, loss, config)
     state.divergent = np.where(played, np.where(suspicious, state.divergent + 1, 0), state.divergent)
     good = played & finite & ~collapsed & ~suspicious
     state.has_learned |= good & (loss < config.learned_below * facts.chance_loss)
-    state.good_losses[good] = np.column_stack([loss, state.good_losses[:, :-1]])[good]
+    losses = np.concatenate([loss[:, None], state.good_losses[:, :-1]], axis=1)
+    state.good_losses = np.where(good[:, None], losses, state.good_losses)
     state.since_snapshot += good
     diverged = suspicious & ~collapsed & (state.divergent >= config.patience)
     return Verdict(played & ~finite, collapsed, diverged, good)
@@ -110,7 +112,7 @@ def _out_of_bounds(good_losses: Floats, loss: Floats, config: GovernorConfig) ->
 
 def fossilized(before: SlotState, after: SlotState) -> Bools:
     """(env,): a module was committed in this step: the snapshot must have it before the epoch."""
-    return ((after.stage == Stage.FOSSILIZED) & (before.stage != Stage.FOSSILIZED)).any(axis=1)
+    return np.any(after.in_stage(Stage.FOSSILIZED) & ~before.in_stage(Stage.FOSSILIZED), axis=1)
 
 
 def due(state: GameState, verdict: Verdict, config: GovernorConfig) -> Bools:
@@ -120,6 +122,8 @@ def due(state: GameState, verdict: Verdict, config: GovernorConfig) -> Bools:
 
 def snapshot(state: GameState, envs: Bools) -> None:
     """Note what there is to know of the networks that the engine keeps now, in place."""
+    if not envs.any():
+        return
     state.snapshot_has_learned[envs] = state.has_learned[envs]
     state.since_snapshot[envs] = 0
 
@@ -142,7 +146,7 @@ def roll_back(state: GameState, stats: EpochStats, envs: Bools, facts: HostFacts
     state.measure_flops[envs] += stats.measure_flops[envs]
     state.has_learned[envs] = state.snapshot_has_learned[envs]
     slots = state.slots = state.slots.copy()  # churn is charged for the slots as they were trained
-    lost = envs[:, None] & HAS_MODULE[slots.stage] & (slots.stage != Stage.FOSSILIZED)
+    lost = envs[:, None] & HAS_MODULE[slots.stage] & ~slots.in_stage(Stage.FOSSILIZED)
     fallen = (slots.alpha_velocity - slots.alpha)[lost]  # from alpha at the beginning of the step
     slots.remove_module(lost)
     slots.stage[lost], slots.alpha_velocity[lost] = Stage.PRUNED, fallen

@@ -45,7 +45,9 @@ def end_values(
         facts: Sizes.
         static_flops: What the static host spends on training over the horizon.
     """
-    fossils = np.where(state.slots.stage == Stage.FOSSILIZED, state.slots.params, 0).sum(axis=1)
+    if not terminated.any():
+        return dict.fromkeys(END_KEYS, np.full(len(terminated), np.nan))
+    fossils = np.where(state.slots.in_stage(Stage.FOSSILIZED), state.slots.params, 0).sum(axis=1)
     ratios = (
         1 + fossils / facts.host_params,
         state.train_flops / static_flops,

@@ -1,20 +1,23 @@
 """Which actions are legal. What is masked in always succeeds; what is masked out becomes WAIT."""
 
 from dataclasses import dataclass
+from functools import cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from esper_env.contracts.action import HEADS_READ, ActionLayout, Actions, Head, Style
+from esper_env.contracts.action import HEADS_READ, READS, ActionLayout, Actions, Head, Style
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import HAS_MODULE, TRANSITIONS, Op, Stage
-from esper_env.contracts.state import GameState, Ramp, SlotState
+from esper_env.contracts.state import GameState, SlotState
 from esper_env.mdp.gates import GateResults
 from esper_env.mdp.transition import LifecycleConfig
 
 Bools = NDArray[np.bool_]
 Int8s = NDArray[np.int8]
+NEEDS_SLOT = READS[:, Head.SLOT]
+"""(op,): every op but WAIT."""
 
 
 class BudgetConfig(BaseModel):
@@ -45,7 +48,7 @@ class Masks:
         env = np.arange(len(actions.op))
         legal = self.op_slot[env, actions.op, actions.slot] == 1
         fits = self.blueprint_slot[env, actions.slot, actions.blueprint] == 1
-        return legal & ((actions.op != Op.GERMINATE) | fits)
+        return legal & ((actions.op != Op.GERMINATE.value) | fits)
 
     def refusal(self, actions: Actions, env: int, slots: SlotState, facts: HostFacts) -> str:
         """What to tell a user whose action in environment `env` is illegal."""
@@ -61,14 +64,13 @@ class Masks:
 
 def committed_params(slots: SlotState, facts: HostFacts) -> NDArray[np.int64]:
     """(env,): parameters of host, modules, and gates, those of GATED modules not yet blended included."""
-    gates = np.where(HAS_MODULE[slots.stage] & (slots.style == Style.GATED), facts.gate_params, 0)
+    gates = np.where(HAS_MODULE[slots.stage] & (slots.style == Style.GATED.value), facts.gate_params, 0)
     return facts.host_params + (slots.module_params + gates).sum(axis=1)
 
 
 def fitting(slots: SlotState, facts: HostFacts, budget: BudgetConfig, max_modules: int | None) -> Bools:
     """(env, slot, blueprint): what GERMINATE may plant, the room for a gate always reserved."""
-    legal = np.repeat(facts.fits[None], len(slots.stage), axis=0)
-    legal &= (slots.stage == Stage.DORMANT)[..., None]
+    legal = facts.fits & slots.in_stage(Stage.DORMANT)[..., None]
     if max_modules is not None:
         legal &= (HAS_MODULE[slots.stage].sum(axis=1) < max_modules)[:, None, None]
     if budget.params is not None:
@@ -91,19 +93,24 @@ def build(
         layout: Sizes of the heads.
     """
     slots = state.slots
-    op_slot = np.zeros((len(slots.stage), len(Op), layout.num_slots), dtype=bool)
-    op_slot[:, Op.WAIT] = True
-    for row in TRANSITIONS:
-        legal = slots.stage == row.source
-        if row.gate is not None:
-            legal &= gates[row.gate].passed
-        if row.needs_rest:
-            legal &= slots.ramp == Ramp.REST
-        if row.needs_age:
-            legal &= slots.age >= config.min_prune_age
-        if not config.fires_by_itself(row):
-            op_slot[:, row.op] |= legal
+    passed = reduce(np.logical_or, (gate.passed for gate in gates.values()))  # each in its stage alone
+    shown = passed + 2 * slots.resting + 4 * (slots.age >= config.min_prune_age)
+    op_slot = _legal(config.auto_advance)[slots.stage, shown].swapaxes(1, 2)
     return _publish(op_slot, blueprint_slot, layout)
+
+
+@cache
+def _legal(auto_advance: tuple[str, ...]) -> Bools:
+    """(stage, shown, op): the transitions; the bits of `shown` say gate passed, alpha at rest, old enough."""
+    table = np.zeros((len(Stage), 8, len(Op)), dtype=bool)
+    table[:, :, Op.WAIT] = True
+    passed, rests, old = ((np.arange(8) & bit).astype(bool) for bit in (1, 2, 4))
+    config = LifecycleConfig(auto_advance=auto_advance)
+    for row in TRANSITIONS:
+        if not config.fires_by_itself(row):
+            met = passed | (row.gate is None)
+            table[row.source, :, row.op] |= met & (rests | (not row.needs_rest)) & (old | (not row.needs_age))
+    return table
 
 
 def wait_only(masks: Masks, env: Bools, layout: ActionLayout) -> Masks:
@@ -124,18 +131,15 @@ def _publish(op_slot: Bools, blueprint_slot: Bools, layout: ActionLayout) -> Mas
 
 def _flat(op_slot: Bools, blueprint_slot: Bools, layout: ActionLayout) -> Int8s:
     """Union per head; a head that no legal op reads keeps its canonical value 0, so none is ever empty."""
-    ops: Bools = np.any(op_slot, axis=2)
-    flat = np.zeros((len(op_slot), int(layout.nvec.sum())), dtype=np.int8)
+    any_slot = np.ones(layout.num_slots, dtype=bool)  # a product of truth values is an `any`, and faster
+    ops = op_slot @ any_slot
+    read = ops @ READS
+    flat = np.repeat(read, layout.nvec, axis=1)
     flat[:, layout.part(Head.OP)] = ops
-    flat[:, layout.part(Head.SLOT)] = op_slot[:, Op.WAIT + 1 :].any(axis=1)
-    flat[:, layout.part(Head.BLUEPRINT)] = blueprint_slot.any(axis=1)
-    for head in (Head.STYLE, Head.TEMPO, Head.ALPHA_TARGET, Head.ALPHA_SPEED, Head.ALPHA_CURVE):
-        readers = [op for op in Op if head in HEADS_READ[op]]
-        flat[:, layout.part(head)] = ops[:, readers].any(axis=1, keepdims=True)
-    for head in Head:
-        part = layout.part(head)
-        flat[:, part.start] |= ~flat[:, part].any(axis=1)
-    return flat
+    flat[:, layout.part(Head.SLOT)] = NEEDS_SLOT @ op_slot
+    flat[:, layout.part(Head.BLUEPRINT)] = any_slot @ blueprint_slot
+    flat[:, layout.starts] |= ~read
+    return flat.astype(np.int8)
 
 
 def sample(masks: Masks, layout: ActionLayout, rng: np.random.Generator) -> NDArray[np.int64]:

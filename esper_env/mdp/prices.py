@@ -33,6 +33,9 @@ MODES: dict[str, dict[str, float | bool]] = {
 """Mode -> what it sets in `RewardConfig`. `custom` is free of charge but for what is priced with it."""
 
 
+_OP_COSTS = tuple(f"{op.name.lower()}_cost" for op in Op if op != Op.WAIT)
+
+
 class RewardConfig(BaseModel):
     """Prices, in reward a unit. One point is one percent of validation quality."""
 
@@ -117,8 +120,7 @@ class RewardConfig(BaseModel):
 
     def op_costs(self) -> Floats:
         """(op,): what each op costs."""
-        costs = {op: getattr(self, f"{op.name.lower()}_cost", 0.0) for op in Op}
-        return np.array([costs[op] for op in Op])
+        return np.array([0.0, *(getattr(self, name) for name in _OP_COSTS)])
 
 
 OWN_TERMS: dict[str, Amount] = {}

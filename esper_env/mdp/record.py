@@ -96,8 +96,8 @@ def observe(
         setattr(state, name, np.where(played, now, getattr(state, name)))
     now = quality(losses["val_loss"], stats.val_accuracy, facts)
     state.quality = np.where(played, now, state.quality)
-    _push(state.loss_history, losses["val_loss"], played)
-    _push(state.quality_history, now, played)
+    state.loss_history = _pushed(state.loss_history, losses["val_loss"], played)
+    state.quality_history = _pushed(state.quality_history, now, played)
     state.committed_quality = np.where(played, worth.committed, state.committed_quality)
     state.joint_value = np.where(played, worth.joint, state.joint_value)
     _observe_modules(state.slots, stats, played[:, None], config)
@@ -109,8 +109,8 @@ def _diverged(value: Floats) -> Floats:
     return np.where(np.isnan(value), np.inf, value)
 
 
-def _push(history: Floats, newest: Floats, played: Bools) -> None:
-    history[played] = np.column_stack([newest, history[:, :-1]])[played]
+def _pushed(history: Floats, newest: Floats, played: Bools) -> Floats:
+    return np.where(played[:, None], np.concatenate([newest[:, None], history[:, :-1]], axis=1), history)
 
 
 def _observe_modules(slots: SlotState, stats: EpochStats, played: Bools, config: RecordConfig) -> None:

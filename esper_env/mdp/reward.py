@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def terms(change: StepChange, facts: HostFacts, config: RewardConfig, horizon: i
     Raises:
         ValueError: a term of the user's own is not a finite array of shape (env,).
     """
-    harvested = np.nan_to_num(change.harvested, nan=facts.chance_quality)
+    harvested = np.where(np.isnan(change.harvested), facts.chance_quality, change.harvested)
     end = config.harvest * (harvested - change.quality_after)
     end = end + config.outcome * (harvested - facts.chance_quality)
     growth = change.trained.params.sum(axis=1) / facts.host_params
@@ -94,8 +94,13 @@ def _churn(change: StepChange, facts: HostFacts, config: RewardConfig) -> Floats
 
 def potential(slots: SlotState, config: RewardConfig) -> Floats:
     """(env,): sum of the stage potentials of all slots."""
-    by_stage = np.array([config.potentials.get(stage.name, 0.0) for stage in Stage])  # type: ignore[call-overload]
-    return by_stage[slots.stage].sum(axis=1)
+    return _by_stage(tuple(config.potentials.items()))[slots.stage].sum(axis=1)
+
+
+@cache
+def _by_stage(potentials: tuple[tuple[str, float], ...]) -> Floats:
+    """(stage,): 0 for a stage that is not named."""
+    return np.array([dict(potentials).get(stage.name, 0.0) for stage in Stage])
 
 
 def _shaping(change: StepChange, config: RewardConfig) -> Floats:
@@ -109,7 +114,7 @@ def _shaping(change: StepChange, config: RewardConfig) -> Floats:
 
 def _credit_won(change: StepChange, config: RewardConfig) -> Floats:
     """Gamma C' - C, C being the credit of all slots: a potential like that of shaping if all is lost."""
-    kept = (change.after.stage == Stage.FOSSILIZED) & (config.credit_at_end == "kept")
+    kept = change.after.in_stage(Stage.FOSSILIZED) & (config.credit_at_end == "kept")
     reached = np.where(kept | ~change.terminated[:, None], change.after.credit, 0.0).sum(axis=1)
     return config.gamma * reached - change.before.credit.sum(axis=1)
 
@@ -128,8 +133,8 @@ def pay(
     `pay_at_end` keeps them in `state.owed` and pays sum_t gamma^(t - T) r_t at the end, whose discounted
     value is that of the same rewards paid as they fall due; an episode that is truncated is paid nothing.
     """
-    now = np.where(played[:, None], np.column_stack(list(due.values())), 0.0)
-    if config.pay_at_end:
-        state.owed = np.where(played[:, None], state.owed / config.gamma + now, state.owed)
-        now = np.where(terminated[:, None], state.owed, 0.0)
-    return {name: now[:, column].copy() for column, name in enumerate(due)}
+    if not config.pay_at_end:
+        return {name: np.where(played, amount, 0.0) for name, amount in due.items()}
+    now = state.owed / config.gamma + np.column_stack(list(due.values()))
+    state.owed = np.where(played[:, None], now, state.owed)
+    return {name: np.where(terminated, owed, 0.0) for name, owed in zip(due, state.owed.T, strict=True)}

@@ -1,5 +1,6 @@
 """How ops, gates that fire by themselves and time change the slots."""
 
+from functools import cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,6 +18,15 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Cells = tuple[Ints, Ints]
 """Indices (env, slot) of single slots."""
+NONE: Cells = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+FADES_OUT = np.isin(
+    np.arange(len(Stage)), [row.source for row in TRANSITIONS if row.op == Op.PRUNE and row.on_arrival]
+)
+"""(stage,): whether a module is pruned by a ramp to 0."""
+TABULATED = 32
+"""Longest ramp, in epochs, whose curve is kept in a table."""
+NEVER = int(np.iinfo(np.int64).max)
+"""Length in epochs of a stage that no clock ends."""
 Tempo = Annotated[int, Field(ge=1)]
 Speed = Annotated[int, Field(ge=0)]
 Alpha = Annotated[float, Field(gt=0, le=1)]
@@ -74,21 +84,23 @@ def apply(
     """
     slots = state.slots.copy()
     _germinate(slots, actions, state.quality, config, facts)
-    _set_alpha_target(slots, actions, state.quality, config)
-    _prune(slots, actions, state.quality, config)
-    for op in (Op.FOSSILIZE, Op.ADVANCE):
-        cells = actions.addressed(op)
-        _advance(slots, cells, NEXT[slots.stage[cells], op], state.quality, facts)
+    _send(slots, actions, state.quality, config)
+    cells = actions.addressed(Op.FOSSILIZE, Op.ADVANCE)
+    _advance(slots, cells, NEXT[slots.stage[cells], actions.op[cells[0]]], state.quality, facts)
     _advance_by_itself(slots, state, actions, gates, config, facts)
     return slots
 
 
 def _cells(chosen: NDArray[np.bool_]) -> Cells:
     env, slot = np.nonzero(chosen)
-    return env.astype(np.int64), slot.astype(np.int64)
+    return env.astype(np.int64, copy=False), slot.astype(np.int64, copy=False)
 
 
-def _enter(slots: SlotState, cells: Cells, stage: NDArray[np.int8] | Stage, quality: Floats) -> None:
+def _those(cells: Cells, chosen: NDArray[np.bool_]) -> Cells:
+    return cells[0][chosen], cells[1][chosen]
+
+
+def _enter(slots: SlotState, cells: Cells, stage: NDArray[np.int8] | int, quality: Floats) -> None:
     """Enter a stage: its clock starts, and what the agent saw last is kept for the gates."""
     slots.stage[cells] = stage
     slots.epochs_in_stage[cells] = 0
@@ -96,15 +108,16 @@ def _enter(slots: SlotState, cells: Cells, stage: NDArray[np.int8] | Stage, qual
 
 
 def _advance(
-    slots: SlotState, cells: Cells, stage: NDArray[np.int8] | Stage, quality: Floats, facts: HostFacts
+    slots: SlotState, cells: Cells, stage: NDArray[np.int8] | int, quality: Floats, facts: HostFacts
 ) -> None:
     """Enter the next stage of a life; BLENDING creates the gate and starts the first ramp."""
     _enter(slots, cells, stage, quality)
-    starts = slots.stage[cells] == Stage.BLENDING
-    first = (cells[0][starts], cells[1][starts])
-    gate = facts.gate_params[first[1]]
-    slots.gate_params[first] = np.where(slots.style[first] == Style.GATED, gate, 0)
-    curve = np.where(slots.style[first] == Style.SIGMOID_ADD, Curve.SIGMOID, Curve.LINEAR)
+    first = _those(cells, slots.stage[cells] == Stage.BLENDING.value)
+    if not len(first[0]):
+        return
+    style = slots.style[first]
+    slots.gate_params[first] = np.where(style == Style.GATED.value, facts.gate_params[first[1]], 0)
+    curve = np.where(style == Style.SIGMOID_ADD.value, Curve.SIGMOID.value, Curve.LINEAR.value)
     _start_ramp(slots, first, slots.planned_target[first], slots.tempo[first], curve)
 
 
@@ -114,7 +127,8 @@ def _start_ramp(slots: SlotState, cells: Cells, target: Floats, epochs: Ints, cu
     slots.alpha_start[cells], slots.alpha_target[cells] = alpha, target
     slots.ramp_total[cells], slots.ramp_done[cells] = epochs, 0
     slots.ramp_curve[cells] = curve
-    slots.ramp[cells] = np.where(epochs == 0, Ramp.REST, np.where(target >= alpha, Ramp.UP, Ramp.DOWN))
+    way = np.where(target >= alpha, Ramp.UP.value, Ramp.DOWN.value)
+    slots.ramp[cells] = np.where(epochs == 0, Ramp.REST.value, way)
     slots.alpha[cells] = np.where(epochs == 0, target, alpha)
 
 
@@ -122,6 +136,8 @@ def _germinate(
     slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig, facts: HostFacts
 ) -> None:
     env, slot = cells = actions.addressed(Op.GERMINATE)
+    if not len(env):
+        return
     slots.blueprint[cells] = actions.blueprint[env]
     slots.style[cells] = actions.style[env]
     slots.tempo[cells] = np.asarray(config.tempo_epochs)[actions.tempo[env]]
@@ -129,38 +145,32 @@ def _germinate(
     slots.module_params[cells] = facts.module_params[slot, actions.blueprint[env]]
     slots.planting[cells] += 1
     slots.quality_at_germination[cells] = quality[env]
-    _enter(slots, cells, Stage.GERMINATED, quality)
+    _enter(slots, cells, Stage.GERMINATED.value, quality)
 
 
-def _set_alpha_target(slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig) -> None:
-    env, _ = cells = actions.addressed(Op.SET_ALPHA_TARGET)
+def _send(slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig) -> None:
+    """SET_ALPHA_TARGET and PRUNE: alpha sets out for its target, or a module is pruned at once."""
+    env, _ = cells = actions.addressed(Op.SET_ALPHA_TARGET, Op.PRUNE)
+    if not len(env):
+        return
+    prunes = actions.op[env] == Op.PRUNE.value
     epochs = np.asarray(config.speed_epochs)[actions.alpha_speed[env]]
-    target = np.asarray(config.alpha_targets)[actions.alpha_target[env]]
-    _start_ramp(slots, cells, target, epochs, actions.alpha_curve[env])
-    _back_to_blending(slots, cells, quality)
+    target = np.where(prunes, 0.0, np.asarray(config.alpha_targets)[actions.alpha_target[env]])
+    goes = ~prunes | (FADES_OUT[slots.stage[cells]] & (epochs > 0))
+    _remove(slots, _those(cells, ~goes), quality)
+    sent = _those(cells, goes)
+    _start_ramp(slots, sent, target[goes], epochs[goes], actions.alpha_curve[sent[0]])
+    slots.prune_on_arrival[sent] |= prunes[goes]
+    # A held module whose alpha leaves 1 blends again; one that blends goes on blending.
+    _enter(slots, _those(sent, slots.stage[sent] == Stage.HOLDING.value), Stage.BLENDING.value, quality)
 
 
-def _back_to_blending(slots: SlotState, cells: Cells, quality: Floats) -> None:
-    """A held module whose alpha leaves 1 blends again; one that blends goes on blending."""
-    held = slots.stage[cells] == Stage.HOLDING
-    _enter(slots, (cells[0][held], cells[1][held]), Stage.BLENDING, quality)
-
-
-def _prune(slots: SlotState, actions: Actions, quality: Floats, config: LifecycleConfig) -> None:
-    env, slot = actions.addressed(Op.PRUNE)
-    epochs = np.asarray(config.speed_epochs)[actions.alpha_speed[env]]
-    fading = [row.source for row in TRANSITIONS if row.op == Op.PRUNE and row.on_arrival]
-    fades = np.isin(slots.stage[env, slot], fading) & (epochs > 0)
-    _remove(slots, (env[~fades], slot[~fades]), quality)
-    cells = (env[fades], slot[fades])
-    _start_ramp(slots, cells, np.zeros(len(cells[0])), epochs[fades], actions.alpha_curve[cells[0]])
-    slots.prune_on_arrival[cells] = True
-    _back_to_blending(slots, cells, quality)
-
-
-def _remove(slots: SlotState, cells: Cells, quality: Floats) -> None:
-    slots.remove_module(cells)
-    _enter(slots, cells, Stage.PRUNED, quality)
+def _remove(slots: SlotState, cells: Cells, quality: Floats, emptied: Cells = NONE) -> None:
+    """Prune the modules of `cells`, and clear what the cool-down has left of others."""
+    env, slot = (np.concatenate(pair) for pair in zip(cells, emptied, strict=True))
+    if len(env):
+        slots.remove_module((env, slot))
+        _enter(slots, cells, Stage.PRUNED.value, quality)
 
 
 def _advance_by_itself(
@@ -172,45 +182,77 @@ def _advance_by_itself(
     facts: HostFacts,
 ) -> None:
     """Fire the chosen gates wherever they were published as passed and the op did not address the slot."""
-    for row in TRANSITIONS:
+    for row in TRANSITIONS if config.auto_advance else ():
         if row.gate is None or not config.fires_by_itself(row):
             continue
-        ready = (state.slots.stage == row.source) & gates[row.gate].passed
-        env = np.flatnonzero(actions.op != Op.WAIT)
+        ready = state.slots.in_stage(row.source) & gates[row.gate].passed
+        env = np.flatnonzero(actions.op != Op.WAIT.value)
         ready[env, actions.slot[env]] = False
-        _advance(slots, _cells(ready), row.target, state.quality, facts)
+        _advance(slots, _cells(ready), row.target.value, state.quality, facts)
 
 
 def tick(slots: SlotState, before: SlotState, quality: Floats, config: LifecycleConfig) -> SlotState:
     """One epoch of time: ramps tick in the step that starts them, clocks of a stage from the next step on.
 
     Args:
-        slots: After `apply`.
+        slots: After `apply`; changed in place, and returned.
         before: The slots at the beginning of the step.
         quality: (env,) as last observed.
         config: Clocks.
     """
-    slots = slots.copy()
-    waited = (slots.stage == before.stage) & (slots.stage != Stage.DORMANT)
+    waited = (slots.stage == before.stage) & ~slots.in_stage(Stage.DORMANT)
     slots.epochs_in_stage += waited
     slots.age += HAS_MODULE[slots.stage] & (slots.planting == before.planting)
-    _tick_ramps(slots, quality, config)
-    for source, target in COOL_DOWN:
-        over = (slots.stage == source) & waited & (slots.epochs_in_stage >= config.cool_down[source])
-        slots.stage[over], slots.epochs_in_stage[over] = target, 0
-    slots.remove_module(slots.stage == Stage.DORMANT)
+    pruned, emptied = _tick_ramps(slots, config), _cool_down(slots, waited, config)
+    _remove(slots, pruned, quality, emptied)
     slots.alpha_velocity = slots.alpha - before.alpha
     return slots
 
 
-def _tick_ramps(slots: SlotState, quality: Floats, config: LifecycleConfig) -> None:
-    moving = slots.ramp != Ramp.REST
-    slots.ramp_done += moving
-    share = slots.ramp_done / np.maximum(slots.ramp_total, 1)
-    way = progress(slots.ramp_curve, share, config.sigmoid_steepness)
+def _cool_down(slots: SlotState, waited: NDArray[np.bool_], config: LifecycleConfig) -> Cells:
+    """Lead stages that are over into the next; which slots are DORMANT again."""
+    lengths = _by_stage(tuple(config.cool_down.items()), empty=NEVER)
+    over = _cells(waited & (slots.epochs_in_stage >= lengths[slots.stage]))
+    slots.stage[over], slots.epochs_in_stage[over] = _by_stage(COOL_DOWN, empty=0)[slots.stage[over]], 0
+    return _those(over, slots.stage[over] == Stage.DORMANT.value)
+
+
+@cache
+def _by_stage(values: tuple[tuple[Stage, int], ...], empty: int) -> Ints:
+    """(stage,): these values, `empty` for the other stages."""
+    table = np.full(len(Stage), empty, dtype=np.int64)
+    for stage, value in values:
+        table[stage] = value
+    return table
+
+
+def _tick_ramps(slots: SlotState, config: LifecycleConfig) -> Cells:
+    """Move every alpha that is on its way; which modules are to be pruned now that it has arrived."""
+    cells = _cells(~slots.resting)
+    if not len(cells[0]):
+        return cells
+    slots.ramp_done[cells] += 1
+    done, total = slots.ramp_done[cells], slots.ramp_total[cells]
+    way = _way(slots.ramp_curve[cells], done, total, config.sigmoid_steepness)
+    start, target = slots.alpha_start[cells], slots.alpha_target[cells]
     # The last tick sets the target itself: start + (target - start) need not round to it.
-    there = moving & (slots.ramp_done >= slots.ramp_total)
-    alpha = slots.alpha_start + (slots.alpha_target - slots.alpha_start) * way
-    slots.alpha = np.where(there, slots.alpha_target, np.where(moving, alpha, slots.alpha))
-    slots.ramp[there] = Ramp.REST
-    _remove(slots, _cells(there & slots.prune_on_arrival), quality)
+    there = done >= total
+    slots.alpha[cells] = np.where(there, target, start + (target - start) * way)
+    arrived = _those(cells, there)
+    slots.ramp[arrived] = Ramp.REST.value
+    return _those(arrived, slots.prune_on_arrival[arrived])
+
+
+def _way(curve: NDArray[np.int8], done: Ints, total: Ints, steepness: tuple[float, float, float]) -> Floats:
+    """(cell,): share of the way gone after so many epochs."""
+    if total.max() <= TABULATED and (done <= total).all():
+        return _ways(steepness)[curve, total, done]
+    return progress(curve, done / np.maximum(total, 1), steepness)
+
+
+@cache
+def _ways(steepness: tuple[float, float, float]) -> Floats:
+    """(curve, total, done): the same for short ramps; the curves would take half the time of a tick."""
+    epochs = np.arange(TABULATED + 1)
+    share = np.minimum(epochs / np.maximum(epochs[:, None], 1), 1.0)
+    return np.stack([progress(np.full(share.shape, c, dtype=np.int8), share, steepness) for c in Curve])

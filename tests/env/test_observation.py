@@ -113,7 +113,8 @@ def test_an_empty_slot_shows_zeros_but_for_where_it_is() -> None:
             where = {"log2_channels": 3 / 12, "log2_positions": 3 / 14, "depth": 0.5}
             assert shown == pytest.approx(where[feature.name])
         else:
-            assert shown == (0 if feature.size(facts()) == 1 else [0] * feature.size(facts()))
+            size = feature.size(facts().num_blueprints)
+            assert shown == (0 if size == 1 else [0] * size)
 
 
 def test_a_slot_that_cools_down_shows_its_stage_and_no_module() -> None:

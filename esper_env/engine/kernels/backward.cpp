@@ -1,4 +1,5 @@
 // Gradients of convolution, norm and ReLU.
+#include "pool.h"
 #include "unit.h"
 
 namespace esper {
@@ -13,6 +14,7 @@ class Backward {
         at_(u_.height, u_.width, u_.side, u_.samples, Lanes<T>::count),
         parts_(u_.samples, at_.pixels(), at_.group),
         sample_(at_.pixels() * u_.out),
+        result_(u_.pool ? (u_.height / 2) * (u_.width / 2) * u_.out : sample_),
         step_(stripe<T>(u_.out)),
         taps_(u_.out * u_.in * u_.side * u_.side) {}
 
@@ -34,14 +36,22 @@ class Backward {
   }
 
  private:
-  // Gradients by channel of a part: of beta, of gamma (of batch normalization not yet divided by the deviation)
-  // and of the bias.
+  // Gradients by channel of a part: of beta, of gamma (of batch normalization not yet divided by the
+  // deviation) and of the bias.
   double* channel(int64_t task) { return &channel_[task * 3 * u_.out]; }
   int64_t row_of(int64_t task) const { return first_ + task / parts_.count; }
   int64_t begin(int64_t task) const { return parts_.first(task % parts_.count); }
   int64_t length(int64_t task) const { return parts_.length(task % parts_.count); }
-  const T* values(const T* of, int64_t row, int64_t sample) const {
-    return of + (row * u_.samples + sample) * sample_;
+  const T* z(int64_t row, int64_t sample) const { return u_.z + (row * u_.samples + sample) * sample_; }
+  const T* dy(int64_t row, int64_t sample) const { return g_.dy + (row * u_.samples + sample) * result_; }
+
+  // Gradient of a sample before it was pooled, where it was; `whole` holds two samples.
+  const T* unpooled(const T* z, const T* dy, const T* numbers, T* whole) const {
+    if (!u_.pool) return dy;
+    const T* y = z;
+    if (u_.norm != Norm::none) normalize(z, u_.out, sample_, numbers, u_.relu, whole), y = whole;
+    pool_image_back(u_.height, u_.width, u_.out, y, dy, whole + sample_);
+    return whole + sample_;
   }
 
   void sum_parts(int64_t row, int64_t count, double* out) {
@@ -52,12 +62,12 @@ class Backward {
 
   void statistics_part(int64_t task) {
     Scratch& scratch = Scratch::mine();
-    scratch.reserve(Scratch::size<T>(7 * step_));
-    T* numbers = scratch.take<T>(7 * step_);
-    const int64_t row = row_of(task);
+    T *numbers = scratch.take<T>(7 * step_), *whole = scratch.take<T>(2 * sample_);
+    const int64_t row = row_of(task), count = u_.pool ? 1 : length(task);
     stripes(row, u_.mean[row], u_.inverse[row], 1, numbers);
-    gradient_moments(values(u_.z, row, begin(task)), values(g_.dy, row, begin(task)), u_.out,
-                     length(task) * sample_, numbers, u_.relu, numbers + 5 * step_, channel(task));
+    for (int64_t i = begin(task); i < begin(task) + length(task); i += count)
+      gradient_moments(z(row, i), unpooled(z(row, i), dy(row, i), numbers, whole), u_.out, count * sample_,
+                       numbers, u_.relu, numbers + 5 * step_, channel(task));
   }
 
   // Stripes of mean, factor and beta; without a norm 0, 1 and 0.
@@ -84,97 +94,112 @@ class Backward {
     repeat(out + 3 * step_, u_.out), repeat(out + 4 * step_, u_.out);
   }
 
-  // dz of one image of group normalization.
-  void group_image(int64_t row, int64_t sample, T* numbers, double* sums, double* total, T* dz) const {
+  // What a task works in.
+  struct Desk {
+    T *x, *dz, *dx, *products, *weights, *edges, *spare, *numbers, *images, *whole;
+    double* sums;
+    int64_t row, x_size, dz_size;
+    int columns;  // copies of dz's planes
+  };
+
+  Desk desk(int64_t task) const {
+    Scratch& scratch = Scratch::mine();
+    const bool wgrad = g_.dweight, dgrad = g_.dx;
+    Desk d{};
+    d.row = row_of(task), d.columns = dgrad ? int(u_.side) : 1;
+    d.x_size = wgrad ? u_.in * u_.side * at_.stride : 0, d.dz_size = u_.out * d.columns * at_.stride;
+    d.x = scratch.take<T>(d.x_size), d.dz = scratch.take<T>(d.dz_size);
+    d.dx = scratch.take<T>(dgrad ? u_.in * at_.stride : 0);
+    d.products = scratch.take<T>(wgrad ? taps_ * Lanes<T>::count : 0), d.weights = scratch.take<T>(taps_);
+    d.edges = scratch.take<T>(Edges<T>::size(at_));
+    d.spare = scratch.take<T>(Lanes<T>::count * std::max(u_.in, u_.out)),
+    d.numbers = scratch.take<T>(7 * step_);
+    d.images = scratch.take<T>(at_.group * sample_), d.whole = scratch.take<T>(2 * sample_);
+    d.sums = scratch.take<double>(2 * u_.out);
+    Edges<T>::fill(at_, d.edges);
+    if (wgrad) std::fill(d.products, d.products + taps_ * Lanes<T>::count, T(0));
+    if (dgrad)
+      order_weights(u_.weight[d.row], u_.out, u_.in, u_.side, true, static_cast<const T*>(nullptr),
+                    d.weights);
+    if (u_.norm != Norm::group) {
+      const bool normed = u_.norm == Norm::batch;
+      stripes(d.row, normed ? u_.mean[d.row] : nullptr, normed ? u_.inverse[d.row] : nullptr, 1, d.numbers);
+      slopes(d.row, d.numbers);
+    }
+    return d;
+  }
+
+  // dz of one image of group normalization; its part of the gradients of gamma and beta is added to `total`.
+  void group_image(const Desk& d, int64_t sample, double* total, T* dz) const {
     const int64_t width = u_.out / u_.groups;
-    const T *z = values(u_.z, row, sample), *dy = values(g_.dy, row, sample);
-    const T *mean = u_.mean[row] + sample * u_.groups, *inverse = u_.inverse[row] + sample * u_.groups;
-    stripes(row, mean, inverse, width, numbers);
-    std::fill(sums, sums + 2 * u_.out, 0.0);
-    gradient_moments(z, dy, u_.out, sample_, numbers, u_.relu, numbers + 5 * step_, sums);
+    const T *own = z(d.row, sample), *mean = u_.mean[d.row] + sample * u_.groups;
+    const T* inverse = u_.inverse[d.row] + sample * u_.groups;
+    stripes(d.row, mean, inverse, width, d.numbers);
+    const T* gradient = unpooled(own, dy(d.row, sample), d.numbers, d.whole);
+    std::fill(d.sums, d.sums + 2 * u_.out, 0.0);
+    gradient_moments(own, gradient, u_.out, sample_, d.numbers, u_.relu, d.numbers + 5 * step_, d.sums);
     const double count = double(at_.pixels() * width);
     for (int64_t g = 0; g < u_.groups; ++g) {
       double first = 0, second = 0;
       const double inv = inverse[g];
       for (int64_t f = g * width; f < (g + 1) * width; ++f) {
-        const double gamma = u_.gamma ? double(u_.gamma[row][f]) : 1.0;
-        first += gamma * sums[f], second += gamma * sums[u_.out + f];
-        total[f] += sums[f], total[u_.out + f] += inv * sums[u_.out + f];
+        const double gamma = u_.gamma ? double(u_.gamma[d.row][f]) : 1.0;
+        first += gamma * d.sums[f], second += gamma * d.sums[u_.out + f];
+        total[f] += d.sums[f], total[u_.out + f] += inv * d.sums[u_.out + f];
       }
-      for (int64_t f = g * width; f < (g + 1) * width; ++f) {
-        numbers[3 * step_ + f] = T(-inv * inv * inv * second / count);
-        numbers[4 * step_ + f] = T(-inv * first / count);
-      }
+      std::fill_n(d.numbers + 3 * step_ + g * width, width, T(-inv * inv * inv * second / count));
+      std::fill_n(d.numbers + 4 * step_ + g * width, width, T(-inv * first / count));
     }
-    repeat(numbers + 3 * step_, u_.out), repeat(numbers + 4 * step_, u_.out);
-    normalize_back(z, dy, u_.out, sample_, numbers, u_.relu, dz);
+    repeat(d.numbers + 3 * step_, u_.out), repeat(d.numbers + 4 * step_, u_.out);
+    normalize_back(own, gradient, u_.out, sample_, d.numbers, u_.relu, dz);
   }
 
   // Gradient before norm and ReLU of a group of images.
-  const T* before(int64_t task, int64_t first, int64_t count, T* numbers, double* sums, T* dz) {
-    const int64_t row = row_of(task);
-    const T* dy = values(g_.dy, row, first);
+  const T* before(const Desk& d, int64_t task, int64_t first, int64_t count) {
+    const int64_t together = u_.pool ? 1 : count;
+    if (u_.norm == Norm::none && !u_.relu && !u_.pool) return dy(d.row, first);
     if (u_.norm == Norm::group) {
-      for (int64_t i = 0; i < count; ++i)
-        group_image(row, first + i, numbers, sums, channel(task), dz + i * sample_);
-      return dz;
+      for (int64_t i = 0; i < count; ++i) group_image(d, first + i, channel(task), d.images + i * sample_);
+      return d.images;
     }
-    if (u_.norm == Norm::none && !u_.relu) return dy;
-    normalize_back(values(u_.z, row, first), dy, u_.out, count * sample_, numbers, u_.relu, dz);
-    return dz;
+    for (int64_t i = 0; i < count; i += together) {
+      const T *own = z(d.row, first + i), *gradient = unpooled(own, dy(d.row, first + i), d.numbers, d.whole);
+      normalize_back(own, gradient, u_.out, together * sample_, d.numbers, u_.relu, d.images + i * sample_);
+    }
+    return d.images;
   }
 
   // Everything of a part of a row, group of images after group.
   void part(int64_t task) {
-    constexpr int n = Lanes<T>::count;
-    const bool wgrad = g_.dweight, dgrad = g_.dx;
-    const int columns = dgrad ? int(u_.side) : 1;
-    const int64_t row = row_of(task), most = std::max(u_.in, u_.out), edge = Edges<T>::size(at_);
-    const int64_t x_size = wgrad ? u_.in * u_.side * at_.stride : 0, dz_size = u_.out * columns * at_.stride;
-    const int64_t dx_size = dgrad ? u_.in * at_.stride : 0, sums_size = wgrad ? taps_ * n : 0;
-    const int64_t sizes[] = {x_size, dz_size, dx_size, sums_size, taps_, edge, n * most, 7 * step_,
-                             at_.group * sample_};
-    int64_t bytes = Scratch::size<double>(2 * u_.out);
-    for (int64_t size : sizes) bytes += Scratch::size<T>(size);
-    Scratch& scratch = Scratch::mine();
-    scratch.reserve(bytes);
-    T *x = scratch.take<T>(x_size), *dz = scratch.take<T>(dz_size), *dx = scratch.take<T>(dx_size);
-    T *products = scratch.take<T>(sums_size), *ordered = scratch.take<T>(taps_), *edges = scratch.take<T>(edge);
-    T *spare = scratch.take<T>(n * most), *numbers = scratch.take<T>(7 * step_);
-    T* images = scratch.take<T>(at_.group * sample_);
-    double* sums = scratch.take<double>(2 * u_.out);
-    Edges<T>::fill(at_, edges);
-    std::fill(products, products + sums_size, T(0));
-    if (dgrad) order_weights(u_.weight[row], u_.out, u_.in, u_.side, true, static_cast<const T*>(nullptr), ordered);
-    if (u_.norm != Norm::group) {
-      const bool normed = u_.norm == Norm::batch;
-      stripes(row, normed ? u_.mean[row] : nullptr, normed ? u_.inverse[row] : nullptr, 1, numbers);
-      slopes(row, numbers);
-    }
-    const T* center = dz + at_.start + (columns / 2) * at_.stride;
+    const Desk d = desk(task);
     const int64_t last = begin(task) + length(task);
     for (int64_t first = begin(task), count; first < last; first += count) {
       count = std::min(at_.group, last - first);
-      if (first == begin(task) || count < at_.group) {
-        std::fill(x, x + x_size, T(0));
-        std::fill(dz, dz + dz_size, T(0));
-      }
-      const T* gradient = before(task, first, count, numbers, sums, images);
-      pack(at_, gradient, count, u_.out, columns, edges, spare, dz);
-      if (g_.dbias) add_planes(center, columns, count, channel(task) + 2 * u_.out);
-      if (wgrad) {
-        pack(at_, u_.x[row] + first * at_.pixels() * u_.in, count, u_.in, int(u_.side), edges, spare, x);
-        correlate(center, columns * at_.stride, x + at_.start, at_.stride, u_.in, u_.side, at_.width, u_.out,
-                  at_.extent(count), reinterpret_cast<Vec<T>*>(products));
-      }
-      if (dgrad) {
-        convolve(dz + at_.start, at_.stride, u_.out, u_.side, at_.width, ordered, static_cast<const T*>(nullptr),
-                 false, u_.in, at_.extent(count), dx + at_.start, at_.stride);
-        unpack(at_, dx, count, u_.in, spare, g_.dx + (row * u_.samples + first) * at_.pixels() * u_.in);
-      }
+      // A smaller last group must not see images of the one before.
+      if (first == begin(task) || count < at_.group)
+        std::fill(d.x, d.x + d.x_size, T(0)), std::fill(d.dz, d.dz + d.dz_size, T(0));
+      pack(at_, before(d, task, first, count), count, u_.out, d.columns, d.edges, d.spare, d.dz);
+      group(d, task, first, count);
     }
-    if (wgrad)
-      collect(reinterpret_cast<const Vec<T>*>(products), u_.out, u_.in, u_.side, &weight_[task * taps_]);
+    if (g_.dweight)
+      collect(reinterpret_cast<const Vec<T>*>(d.products), u_.out, u_.in, u_.side, &weight_[task * taps_]);
+  }
+
+  // Gradients of bias, weights and input from dz's planes.
+  void group(const Desk& d, int64_t task, int64_t first, int64_t count) {
+    const T* center = d.dz + at_.start + (d.columns / 2) * at_.stride;
+    const int64_t at = first * at_.pixels() * u_.in;
+    if (g_.dbias) add_planes(center, d.columns, count, channel(task) + 2 * u_.out);
+    if (g_.dweight) {
+      pack(at_, u_.x[d.row] + at, count, u_.in, int(u_.side), d.edges, d.spare, d.x);
+      correlate(center, d.columns * at_.stride, d.x + at_.start, at_.stride, u_.in, u_.side, at_.width,
+                u_.out, at_.extent(count), reinterpret_cast<Vec<T>*>(d.products));
+    }
+    if (g_.dx) {
+      convolve(d.dz + at_.start, at_.stride, u_.out, u_.side, at_.width, d.weights,
+               static_cast<const T*>(nullptr), false, u_.in, at_.extent(count), d.dx + at_.start, at_.stride);
+      unpack(at_, d.dx, count, u_.in, d.spare, g_.dx + d.row * u_.samples * at_.pixels() * u_.in + at);
+    }
   }
 
   // Adds the sums of dz's planes.
@@ -209,7 +234,7 @@ class Backward {
   const UnitGradient<T>& g_;
   const Layout at_;
   const Parts parts_;
-  const int64_t sample_, step_, taps_;
+  const int64_t sample_, result_, step_, taps_;
   int64_t first_ = 0;                    // row of the block being worked on
   std::vector<double> channel_, whole_;  // (row, part, 3 out), (row, 2 out)
   std::vector<T> weight_;                // (row, part, taps)

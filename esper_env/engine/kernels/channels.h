@@ -1,7 +1,7 @@
 // Passes over values (..., channel) with a few numbers per channel.
 //
-// The numbers are repeated to a whole number of vectors (a stripe), at least four, so that any number of channels
-// fills all lanes.
+// The numbers are repeated to a whole number of vectors (a stripe), at least four, so that any number of
+// channels fills all lanes.
 #pragma once
 #include <array>
 #include <numeric>
@@ -35,7 +35,8 @@ inline void add_up(const T* sums, int64_t channels, double* out) {
 
 // out = f(in[], numbers[], sums[]) for `length` values; f works on vectors and may add to the sums.
 //
-// In: inputs; Numbers: stripes of numbers, one after another; Sums: stripes of sums, likewise. out may be null.
+// In: inputs; Numbers: stripes of numbers, one after another; Sums: stripes of sums, likewise. out may be
+// null.
 template <int In, int Numbers, int Sums, class T, class F>
 void sweep(int64_t channels, int64_t length, std::array<const T*, In> in, const T* numbers, T* sums, T* out,
            const F& f) {
@@ -50,7 +51,10 @@ void sweep(int64_t channels, int64_t length, std::array<const T*, In> in, const 
     for (int64_t at = column; at < whole; at += step)
       for (int v = 0; v < wide; ++v) {
         Vec<T> x[In], k[Numbers + 1], s[Sums + 1];
-        for (int i = 0; i < In; ++i) x[i] = load(in[i] + at + v * n);
+        for (int i = 0; i < In; ++i) {
+          x[i] = load(in[i] + at + v * n);
+          __builtin_prefetch(in[i] + at + v * n + 4096 / sizeof(T));
+        }
         for (int i = 0; i < Numbers; ++i) k[i] = number[i][v];
         for (int i = 0; i < Sums; ++i) s[i] = sum[i][v];
         const Vec<T> value = f(x, k, s);

@@ -1,7 +1,7 @@
 // The two sums of products of a convolution, over planes: values, and gradients of weights.
 //
-// Blocks of sums live in registers: up to 8 features x 3 vectors of pixels with 32 registers, so that each loaded
-// value serves many products and the multipliers, not the loads, are the limit.
+// Blocks of sums live in registers: up to 8 features x 3 vectors of pixels with 32 registers, so that each
+// loaded value serves many products and the multipliers, not the loads, are the limit.
 #pragma once
 #include "lanes.h"
 
@@ -17,7 +17,8 @@ inline int block(int64_t left) {
 }
 
 // Weights (out, in, side, side) in the order of use: [block of features][line][channel][column][feature].
-// `flip`: for the gradient of the input, in and out swapped and the filter turned round. `scale` (out) may be null.
+// `flip`: for the gradient of the input, in and out swapped and the filter turned round. `scale` (out) may be
+// null.
 template <class T>
 void order_weights(const T* weight, int64_t out, int64_t in, int64_t side, bool flip, const T* scale, T* to) {
   const int64_t area = side * side, features = flip ? in : out, channels = flip ? out : in;
@@ -82,8 +83,8 @@ inline void with_block(int size, const F& f) {
   return f(std::integral_constant<int, 1>());
 }
 
-// out[feature] = bias + sum over line and plane of weight * x, over so many pixels (rounded up to whole vectors).
-// x has channels * side planes, one per column of the filter; bias (feature) may be null.
+// out[feature] = bias + sum over line and plane of weight * x, over so many pixels (rounded up to whole
+// vectors). x has channels * side planes, one per column of the filter; bias (feature) may be null.
 template <class T>
 void convolve(const T* x, int64_t stride, int64_t channels, int64_t side, int64_t width, const T* weight,
               const T* bias, bool rectify, int64_t features, int64_t pixels, T* out, int64_t out_stride) {
@@ -94,8 +95,8 @@ void convolve(const T* x, int64_t stride, int64_t channels, int64_t side, int64_
     for (int64_t f = 0, size; f < features; f += size) {
       size = block(features - f);
       with_block(size, [&](auto constant) {
-        tiles<T, decltype(constant)::value>(std::min<int64_t>(kTile, vectors - first), x + first * n, stride, planes,
-                                            side, width, own, bias ? bias + f : nullptr, rectify,
+        tiles<T, decltype(constant)::value>(std::min<int64_t>(kTile, vectors - first), x + first * n, stride,
+                                            planes, side, width, own, bias ? bias + f : nullptr, rectify,
                                             out + f * out_stride + first * n, out_stride);
       });
       own += size * planes * side;
@@ -105,7 +106,8 @@ void convolve(const T* x, int64_t stride, int64_t channels, int64_t side, int64_
 
 // F features x X planes: sums of dz * x over vectors of pixels, lanes apart.
 template <class T, int F, int X>
-inline void products(const T* dz, int64_t dz_stride, const T* x, int64_t stride, int64_t vectors, Vec<T>* sums) {
+inline void products(const T* dz, int64_t dz_stride, const T* x, int64_t stride, int64_t vectors,
+                     Vec<T>* sums) {
   constexpr int n = Lanes<T>::count;
   Vec<T> sum[F][X];
   for (int f = 0; f < F; ++f)
@@ -128,7 +130,8 @@ inline int columns(int features, int64_t left) {
   return left >= 3 ? 3 : int(left);
 }
 
-// Calls f(block of features, first feature, line, first plane, planes together) in the order in which sums lie.
+// Calls f(block of features, first feature, line, first plane, planes together) in the order in which sums
+// lie.
 template <class F>
 inline void each_product(int64_t features, int64_t planes, int64_t side, const F& f) {
   for (int64_t first = 0; first < features; first += block(features - first))
@@ -155,25 +158,27 @@ void correlate(const T* dz, int64_t dz_stride, const T* x, int64_t stride, int64
                int64_t width, int64_t features, int64_t pixels, Vec<T>* sums) {
   constexpr int n = Lanes<T>::count;
   const int64_t vectors = (pixels + n - 1) / n;
-  each_product(features, channels * side, side, [&](auto size, int64_t f, int64_t line, int64_t plane, auto wide) {
-    const T* from = x + plane * stride + (line - side / 2) * width;
-    products<T, size(), wide()>(dz + f * dz_stride, dz_stride, from, stride, vectors, sums);
-    sums += size() * wide();
-  });
+  each_product(features, channels * side, side,
+               [&](auto size, int64_t f, int64_t line, int64_t plane, auto wide) {
+                 const T* from = x + plane * stride + (line - side / 2) * width;
+                 products<T, size(), wide()>(dz + f * dz_stride, dz_stride, from, stride, vectors, sums);
+                 sums += size() * wide();
+               });
 }
 
 // The lanes of these sums added up, as (features, channels, side, side).
 template <class T>
 void collect(const Vec<T>* sums, int64_t features, int64_t channels, int64_t side, T* weight) {
-  each_product(features, channels * side, side, [&](auto size, int64_t f, int64_t line, int64_t plane, auto wide) {
-    for (int i = 0; i < size(); ++i)
-      for (int j = 0; j < wide(); ++j, ++sums) {
-        T total = 0;
-        for (int lane = 0; lane < Lanes<T>::count; ++lane) total += (*sums)[lane];
-        const int64_t channel = (plane + j) / side, column = (plane + j) % side;
-        weight[(((f + i) * channels + channel) * side + line) * side + column] = total;
-      }
-  });
+  each_product(features, channels * side, side,
+               [&](auto size, int64_t f, int64_t line, int64_t plane, auto wide) {
+                 for (int i = 0; i < size(); ++i)
+                   for (int j = 0; j < wide(); ++j, ++sums) {
+                     T total = 0;
+                     for (int lane = 0; lane < Lanes<T>::count; ++lane) total += (*sums)[lane];
+                     const int64_t channel = (plane + j) / side, column = (plane + j) % side;
+                     weight[(((f + i) * channels + channel) * side + line) * side + column] = total;
+                   }
+               });
 }
 
 }  // namespace esper

@@ -1,4 +1,5 @@
 // Convolution, norm and ReLU, forward.
+#include "pool.h"
 #include "unit.h"
 
 namespace esper {
@@ -12,18 +13,18 @@ class Forward {
         at_(u_.height, u_.width, u_.side, u_.samples, Lanes<T>::count),
         parts_(u_.samples, at_.pixels(), at_.group),
         sample_(at_.pixels() * u_.out),
+        result_(u_.pool ? (u_.height / 2) * (u_.width / 2) * u_.out : sample_),
         step_(stripe<T>(u_.out)) {}
 
   void run() {
     if (u_.norm == Norm::batch && u_.training) return with_statistics();
     if (u_.norm == Norm::batch && !folded()) running();
-    parallel(u_.threads, u_.rows * parts_.count, [&](int64_t task) {
-      convolve_part(task / parts_.count, task % parts_.count, nullptr);
-    });
+    parallel(u_.threads, u_.rows * parts_.count,
+             [&](int64_t task) { convolve_part(task / parts_.count, task % parts_.count, nullptr); });
   }
 
  private:
-  bool folded() const { return u_.norm == Norm::batch && !u_.training && u_.z == u_.y; }
+  bool folded() const { return u_.norm == Norm::batch && !u_.training && (!u_.z || u_.z == u_.y); }
 
   void running() {
     for (int64_t row = 0; row < u_.rows; ++row)
@@ -45,8 +46,8 @@ class Forward {
       for (int64_t row = 0; row < rows; ++row) finish(first + row, &moments[row * parts_.count * u_.out]);
       parallel(u_.threads, rows * parts_.count, [&](int64_t task) {
         Scratch& scratch = Scratch::mine();
-        scratch.reserve(Scratch::size<T>(3 * step_));
-        normalize_part(first + task / parts_.count, task % parts_.count, scratch.take<T>(3 * step_));
+        T *numbers = scratch.take<T>(3 * step_), *whole = scratch.take<T>(sample_);
+        normalize_part(first + task / parts_.count, task % parts_.count, numbers, whole);
       });
     }
   }
@@ -75,13 +76,22 @@ class Forward {
     for (int i = 0; i < 3; ++i) repeat(out + i * step_, u_.out);
   }
 
-  T* values(T* of, int64_t row, int64_t sample) const { return of + (row * u_.samples + sample) * sample_; }
+  T* before(int64_t row, int64_t sample) const { return u_.z + (row * u_.samples + sample) * sample_; }
+  T* after(int64_t row, int64_t sample) const { return u_.y + (row * u_.samples + sample) * result_; }
 
-  void normalize_part(int64_t row, int64_t part, T* numbers) const {
+  // From z to y for so many samples; `whole` holds one that is still to be pooled.
+  void follow(const T* z, const T* numbers, int64_t count, T* whole, T* y) const {
+    if (!u_.pool) return normalize(z, u_.out, count * sample_, numbers, u_.relu, y);
+    for (int64_t i = 0; i < count; ++i) {
+      normalize(z + i * sample_, u_.out, sample_, numbers, u_.relu, whole);
+      pool_image(u_.height, u_.width, u_.out, whole, y + i * result_);
+    }
+  }
+
+  void normalize_part(int64_t row, int64_t part, T* numbers, T* whole) const {
     stripes(row, u_.mean[row], u_.inverse[row], 1, numbers);
     const int64_t first = parts_.first(part);
-    normalize(values(u_.z, row, first), u_.out, parts_.length(part) * sample_, numbers, u_.relu,
-              values(u_.y, row, first));
+    follow(before(row, first), numbers, parts_.length(part), whole, after(row, first));
   }
 
   // Weights in order and the bias of a row; with the running statistics in them if nobody needs z.
@@ -97,73 +107,95 @@ class Forward {
     return u_.bias || folded();
   }
 
+  // What a task works in.
+  struct Desk {
+    T *x, *z, *weights, *bias, *scale, *edges, *spare, *numbers, *whole;
+    double* sums;
+    bool biased;
+  };
+
+  Desk desk(int64_t row) const {
+    Scratch& scratch = Scratch::mine();
+    const int64_t x = u_.in * u_.side * at_.stride;
+    Desk d{};
+    d.x = scratch.take<T>(x), d.z = scratch.take<T>(u_.out * at_.stride);
+    d.weights = scratch.take<T>(u_.out * u_.in * u_.side * u_.side);
+    d.bias = scratch.take<T>(u_.out), d.scale = scratch.take<T>(u_.out);
+    d.edges = scratch.take<T>(Edges<T>::size(at_));
+    d.spare = scratch.take<T>(Lanes<T>::count * std::max(u_.in, u_.out));
+    d.numbers = scratch.take<T>(6 * step_), d.whole = scratch.take<T>(at_.group * sample_);
+    d.sums = scratch.take<double>(2 * u_.out);
+    Edges<T>::fill(at_, d.edges);
+    std::fill(d.x, d.x + x, T(0));
+    std::fill(d.sums, d.sums + 2 * u_.out, 0.0);
+    d.biased = weights(row, d.weights, d.bias, d.scale);
+    return d;
+  }
+
   // All of a part: into z, and if the norm needs no other part, into y.
   void convolve_part(int64_t row, int64_t part, Moments* moments) {
-    constexpr int n = Lanes<T>::count;
-    const int64_t in = u_.in * u_.side * at_.stride, out = u_.out * at_.stride, most = std::max(u_.in, u_.out);
-    const int64_t taps = u_.out * u_.in * u_.side * u_.side;
-    Scratch& scratch = Scratch::mine();
-    scratch.reserve(Scratch::size<T>(in) + Scratch::size<T>(out) + Scratch::size<T>(taps) +
-                    2 * Scratch::size<T>(u_.out) + Scratch::size<T>(Edges<T>::size(at_)) +
-                    Scratch::size<T>(n * most) + Scratch::size<T>(6 * step_) + Scratch::size<double>(2 * u_.out));
-    T *x = scratch.take<T>(in), *z = scratch.take<T>(out), *ordered = scratch.take<T>(taps);
-    T *bias = scratch.take<T>(u_.out), *scale = scratch.take<T>(u_.out);
-    T *edges = scratch.take<T>(Edges<T>::size(at_)), *spare = scratch.take<T>(n * most);
-    T* numbers = scratch.take<T>(6 * step_);
-    double* sums = scratch.take<double>(2 * u_.out);
-    Edges<T>::fill(at_, edges);
-    const bool biased = weights(row, ordered, bias, scale), plain = u_.norm == Norm::none || folded();
-    std::fill(x, x + in, T(0));
-    std::fill(sums, sums + 2 * u_.out, 0.0);
+    const Desk d = desk(row);
     const int64_t last = parts_.first(part) + parts_.length(part);
-    const T* pivot = values(u_.z, row, parts_.first(part));
     for (int64_t first = parts_.first(part), count; first < last; first += count) {
       count = std::min(at_.group, last - first);
-      pack(at_, u_.x[row] + first * at_.pixels() * u_.in, count, u_.in, int(u_.side), edges, spare, x);
-      convolve(x + at_.start, at_.stride, u_.in, u_.side, at_.width, ordered, biased ? bias : nullptr,
-               plain && u_.relu, u_.out, at_.extent(count), z + at_.start, at_.stride);
-      T* to = values(plain ? u_.y : u_.z, row, first);
-      unpack(at_, z, count, u_.out, spare, to);
-      if (u_.norm == Norm::group) {
-        for (int64_t image = 0; image < count; ++image) group_image(row, first + image, numbers, sums);
-      } else if (moments) {
-        std::copy(pivot, pivot + u_.out, numbers);
-        repeat(numbers, u_.out);
-        esper::moments(to, u_.out, count * sample_, numbers, numbers + step_, sums);
-      }
+      convolve_group(d, row, first, count);
+      if (moments) add_moments(d, row, part, first, count);
     }
     if (moments) {
+      const T* pivot = before(row, parts_.first(part));
       const double count = double(parts_.length(part) * at_.pixels());
-      for (int64_t f = 0; f < u_.out; ++f) moments[f] = Moments::of(count, pivot[f], sums[f], sums[u_.out + f]);
+      for (int64_t f = 0; f < u_.out; ++f)
+        moments[f] = Moments::of(count, pivot[f], d.sums[f], d.sums[u_.out + f]);
     } else if (u_.norm == Norm::batch && !folded()) {
-      normalize_part(row, part, numbers);
+      normalize_part(row, part, d.numbers, d.whole);
     }
   }
 
+  void convolve_group(const Desk& d, int64_t row, int64_t first, int64_t count) const {
+    const bool plain = u_.norm == Norm::none || folded();
+    pack(at_, u_.x[row] + first * at_.pixels() * u_.in, count, u_.in, int(u_.side), d.edges, d.spare, d.x);
+    convolve(d.x + at_.start, at_.stride, u_.in, u_.side, at_.width, d.weights, d.biased ? d.bias : nullptr,
+             plain && u_.relu, u_.out, at_.extent(count), d.z + at_.start, at_.stride);
+    T* to = u_.z ? before(row, first) : d.whole;
+    unpack(at_, d.z, count, u_.out, d.spare, to);
+    for (int64_t i = 0; i < count; ++i) {
+      if (plain && u_.pool) pool_image(u_.height, u_.width, u_.out, to + i * sample_, after(row, first + i));
+      if (u_.norm == Norm::group) group_image(d, row, first + i);
+    }
+  }
+
+  // Sums less the part's first pixel: near enough to the mean that nothing cancels.
+  void add_moments(const Desk& d, int64_t row, int64_t part, int64_t first, int64_t count) const {
+    const T* pivot = before(row, parts_.first(part));
+    std::copy(pivot, pivot + u_.out, d.numbers);
+    repeat(d.numbers, u_.out);
+    moments(before(row, first), u_.out, count * sample_, d.numbers, d.numbers + step_, d.sums);
+  }
+
   // Group normalization of one image.
-  void group_image(int64_t row, int64_t sample, T* numbers, double* sums) const {
-    const T* z = values(u_.z, row, sample);
-    std::copy(z, z + u_.out, numbers);
-    repeat(numbers, u_.out);
-    std::fill(sums, sums + 2 * u_.out, 0.0);
-    moments(z, u_.out, sample_, numbers, numbers + step_, sums);
+  void group_image(const Desk& d, int64_t row, int64_t sample) const {
+    const T* z = before(row, sample);
+    std::copy(z, z + u_.out, d.numbers);
+    repeat(d.numbers, u_.out);
+    std::fill(d.sums, d.sums + 2 * u_.out, 0.0);
+    moments(z, u_.out, sample_, d.numbers, d.numbers + step_, d.sums);
     const int64_t width = u_.out / u_.groups;
     T *mean = u_.mean[row] + sample * u_.groups, *inverse = u_.inverse[row] + sample * u_.groups;
     for (int64_t g = 0; g < u_.groups; ++g) {
       Moments all;
       for (int64_t f = g * width; f < (g + 1) * width; ++f)
-        all.add(Moments::of(double(at_.pixels()), z[f], sums[f], sums[u_.out + f]));
+        all.add(Moments::of(double(at_.pixels()), z[f], d.sums[f], d.sums[u_.out + f]));
       mean[g] = T(all.mean);
       inverse[g] = T(1 / std::sqrt(all.variance() + u_.eps));
     }
-    stripes(row, mean, inverse, width, numbers);
-    normalize(z, u_.out, sample_, numbers, u_.relu, values(u_.y, row, sample));
+    stripes(row, mean, inverse, width, d.numbers);
+    follow(z, d.numbers, 1, d.whole, after(row, sample));
   }
 
   const Unit<T>& u_;
   const Layout at_;
   const Parts parts_;
-  const int64_t sample_, step_;  // values of a sample, of a stripe
+  const int64_t sample_, result_, step_;  // values of a sample before and after, of a stripe
 };
 
 }  // namespace

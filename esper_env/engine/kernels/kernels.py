@@ -5,6 +5,7 @@ No row influences another one: not by a value that is not finite either.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -80,6 +81,9 @@ class Kernels(Protocol):
             norm: over the features, or None.
             relu: whether negative values become 0.
         """
+
+    def memory(self) -> AbstractContextManager[None]:
+        """Inside, memory is handled as suits these kernels."""
 
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolution of each channel by itself, size kept; weight (row, channel, 1, side, side)."""

@@ -1,7 +1,7 @@
 // Vectors of floats or doubles of the machine's width, scratch memory, and loops over threads.
 //
-// Everything here is written with the compiler's vector extensions, so that one source serves every CPU; what is
-// fast was measured with AVX-512.
+// Everything here is written with the compiler's vector extensions, so that one source serves every CPU; what
+// is fast was measured with AVX-512.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <new>
 #include <type_traits>
 #include <utility>
+#include <vector>
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -64,7 +65,8 @@ inline Vec<T> relu(Vec<T> x) {
   return zero > x ? zero : x;
 }
 
-// Numbers too small for the normal format count as 0 while one of these lives: they are up to 50 times slower.
+// Numbers too small for the normal format count as 0 while one of these lives: they are up to 50 times
+// slower.
 class FlushDenormals {
 #if defined(__SSE__)
  public:
@@ -84,37 +86,37 @@ class Scratch {
  public:
   static Scratch& mine() {
     thread_local Scratch scratch;
-    scratch.used_ = 0;
+    scratch.taken_ = 0;
     return scratch;
-  }
-  // Must be called with the total before the first `take`.
-  void reserve(int64_t bytes) {
-    if (bytes <= size_) return;
-    memory_.reset(static_cast<char*>(::operator new(bytes, std::align_val_t(64))));
-    size_ = bytes;
   }
   template <class T>
   T* take(int64_t count) {
-    char* at = memory_.get() + used_;
-    used_ += size<T>(count);
-    return reinterpret_cast<T*>(at);
-  }
-  template <class T>
-  static int64_t size(int64_t count) {
-    return (count * int64_t(sizeof(T)) + 127) / 64 * 64;
+    if (taken_ == blocks_.size()) blocks_.emplace_back();
+    Block& block = blocks_[taken_++];
+    const size_t bytes = count * sizeof(T);
+    if (bytes > block.size || !block.memory) {
+      block.memory.reset(static_cast<char*>(::operator new(bytes, std::align_val_t(64))));
+      block.size = bytes;
+    }
+    return reinterpret_cast<T*>(block.memory.get());
   }
 
  private:
   struct Free {
     void operator()(char* at) const { ::operator delete(at, std::align_val_t(64)); }
   };
-  std::unique_ptr<char, Free> memory_;
-  int64_t size_ = 0, used_ = 0;
+  struct Block {
+    std::unique_ptr<char, Free> memory;
+    size_t size = 0;
+  };
+  std::vector<Block> blocks_;
+  size_t taken_ = 0;
 };
 
 // f(0) .. f(tasks - 1), in any order: a task's result must depend on its number alone.
 template <class F>
 void parallel(int threads, int64_t tasks, const F& f) {
+  if (tasks < 1) return;
 #pragma omp parallel num_threads(int(std::min<int64_t>(threads, tasks))) if (threads > 1 && tasks > 1)
   {
     const FlushDenormals flush;

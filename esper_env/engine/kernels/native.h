@@ -1,6 +1,7 @@
 // What the kernels work on, without torch: pointers to contiguous rows, and how far the rows lie apart.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 namespace esper {
 
@@ -21,21 +22,23 @@ struct Unit {
   int threads;
   int64_t rows, samples, height, width, in, out, side;
   Norm norm;
-  bool training;  // of batch normalization: with the batch's statistics
-  bool relu;
+  bool training;    // of batch normalization: with the batch's statistics
+  bool relu, pool;  // pool: at last the largest value of every 2 x 2 pixels
   int64_t groups;
   double momentum, eps;
   Rows<const T> x, weight, bias, gamma, beta;  // bias, gamma and beta may be null
   Rows<T> running_mean, running_var;           // of batch normalization
   // mean and 1 / deviation: (row, out) or (row, sample, group)
   Rows<T> mean, inverse;
-  T *z, *y;  // before and after norm and ReLU; the same when nothing is to be kept
+  // Before and after all that follows. If nothing is to be kept, z is y or, where it is pooled and needs no
+  // statistics, null. Without a norm z is after the ReLU.
+  T *z, *y;
 };
 
 template <class T>
 struct UnitGradient {
   const T* dy;
-  T* dx;                              // null if not wanted
+  T* dx;                                // null if not wanted
   T *dweight, *dbias, *dgamma, *dbeta;  // contiguous; null if not wanted
 };
 
@@ -43,5 +46,61 @@ template <class T>
 void unit_forward(const Unit<T>& unit);
 template <class T>
 void unit_backward(const Unit<T>& unit, const UnitGradient<T>& gradient);
+
+// Values (count, height, width, channel).
+struct Images {
+  int threads;
+  int64_t count, height, width, channels;
+};
+
+// Width and height at least 2.
+template <class T>
+void pool_forward(const Images& at, const T* x, T* y);
+template <class T>
+void pool_backward(const Images& at, const T* x, const T* dy, T* dx);
+
+// A convolution of each channel by itself.
+template <class T>
+struct Channelwise {
+  int threads;
+  int64_t rows, samples, height, width, channels, side;
+  Rows<const T> weight;  // (channel, side, side)
+};
+
+template <class T>
+void depthwise_forward(const Channelwise<T>& work, const T* x, T* y);
+// dx and dweight (row, channel, side, side) may be null.
+template <class T>
+void depthwise_backward(const Channelwise<T>& work, const T* x, const T* dy, T* dx, T* dweight);
+
+// Images to be cut out of images (height, width, channel); down is null for whole ones.
+struct Crops {
+  int threads;
+  int64_t count, height, width, channels, padding;
+  const uint8_t* images;
+  const int64_t *index, *down, *right, *mirror;
+};
+
+// out = (gray level - shift) * scale, both (channel).
+template <class T>
+void crop_images(const Crops& at, const T* shift, const T* scale, T* out);
+
+// A step of descent. `squares` (row, tensor) is added to.
+template <class T>
+struct Descent {
+  struct Part {
+    int64_t tensor, start, size;
+    Rows<const T> gradient;
+  };
+  int threads;
+  int64_t rows;
+  Rows<T> values, momenta, squares;
+  std::vector<Part> parts;
+  const T* lr;
+  double momentum, decay, clip_norm;
+};
+
+template <class T>
+void descend(const Descent<T>& work);
 
 }  // namespace esper

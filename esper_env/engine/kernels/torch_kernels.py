@@ -5,6 +5,7 @@ here with the channels last in memory: on a CPU that is up to twice as fast as t
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -47,6 +48,10 @@ class TorchKernels:
         if isinstance(norm, GroupNorm):
             z = group_norm(z, norm)
         return z.relu() if relu else z
+
+    def memory(self) -> AbstractContextManager[None]:
+        """See `Kernels`."""
+        return nullcontext()
 
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Kernels`."""

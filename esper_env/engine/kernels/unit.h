@@ -51,12 +51,13 @@ template <class T>
 void moments(const T* z, int64_t channels, int64_t length, const T* pivot, T* sums, double* out) {
   const int64_t step = stripe<T>(channels);
   std::fill(sums, sums + 2 * step, T(0));
-  sweep<1, 1, 2, T>(channels, length, {z}, pivot, sums, nullptr, [](const Vec<T>* x, const Vec<T>* k, Vec<T>* s) {
-    const Vec<T> from = x[0] - k[0];
-    s[0] += from;
-    s[1] += from * from;
-    return from;
-  });
+  sweep<1, 1, 2, T>(channels, length, {z}, pivot, sums, nullptr,
+                    [](const Vec<T>* x, const Vec<T>* k, Vec<T>* s) {
+                      const Vec<T> from = x[0] - k[0];
+                      s[0] += from;
+                      s[1] += from * from;
+                      return from;
+                    });
   add_up(sums, channels, out), add_up(sums + step, channels, out + channels);
 }
 
@@ -64,13 +65,12 @@ void moments(const T* z, int64_t channels, int64_t length, const T* pivot, T* su
 template <class T>
 void normalize(const T* z, int64_t channels, int64_t length, const T* numbers, bool rectify, T* y) {
   if (rectify)
-    sweep<1, 3, 0, T>(channels, length, {z}, numbers, nullptr, y, [](const Vec<T>* x, const Vec<T>* k, Vec<T>*) {
-      return relu<T>((x[0] - k[0]) * k[1] + k[2]);
-    });
+    sweep<1, 3, 0, T>(
+        channels, length, {z}, numbers, nullptr, y,
+        [](const Vec<T>* x, const Vec<T>* k, Vec<T>*) { return relu<T>((x[0] - k[0]) * k[1] + k[2]); });
   else
-    sweep<1, 3, 0, T>(channels, length, {z}, numbers, nullptr, y, [](const Vec<T>* x, const Vec<T>* k, Vec<T>*) {
-      return (x[0] - k[0]) * k[1] + k[2];
-    });
+    sweep<1, 3, 0, T>(channels, length, {z}, numbers, nullptr, y,
+                      [](const Vec<T>* x, const Vec<T>* k, Vec<T>*) { return (x[0] - k[0]) * k[1] + k[2]; });
 }
 
 // dy where the ReLU let values through.
@@ -82,8 +82,8 @@ inline Vec<T> passed(Vec<T> dy, Vec<T> before) {
 
 // Sums of dy and of dy * (z - mean) by channel, added to double (2, channel); numbers as in `normalize`.
 template <class T>
-void gradient_moments(const T* z, const T* dy, int64_t channels, int64_t length, const T* numbers, bool rectified,
-                      T* sums, double* out) {
+void gradient_moments(const T* z, const T* dy, int64_t channels, int64_t length, const T* numbers,
+                      bool rectified, T* sums, double* out) {
   const int64_t step = stripe<T>(channels);
   std::fill(sums, sums + 2 * step, T(0));
   auto run = [&](auto mask) {
@@ -102,8 +102,8 @@ void gradient_moments(const T* z, const T* dy, int64_t channels, int64_t length,
 
 // dz = dy * factor + (z - mean) * slope + offset; numbers: stripes of mean, factor, beta, slope, offset.
 template <class T>
-void normalize_back(const T* z, const T* dy, int64_t channels, int64_t length, const T* numbers, bool rectified,
-                    T* dz) {
+void normalize_back(const T* z, const T* dy, int64_t channels, int64_t length, const T* numbers,
+                    bool rectified, T* dz) {
   auto run = [&](auto mask) {
     sweep<2, 5, 0, T>(channels, length, {z, dy}, numbers, nullptr, dz,
                       [mask](const Vec<T>* x, const Vec<T>* k, Vec<T>*) {
