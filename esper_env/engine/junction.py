@@ -122,6 +122,11 @@ class Junction:
             self._look_at(self.idle, x, ratios)
         return x if self.blended is None else self._blend(self.blended, x, ratios)
 
+    @property
+    def bare(self) -> bool:
+        """There is no module in any row."""
+        return self.isolated is self.blended is self.idle is None
+
     def load(self, alphas: Tensor) -> None:
         """Make alpha, (row,), that of a new epoch."""
         for section in (self.isolated, self.blended, self.idle):

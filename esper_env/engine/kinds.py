@@ -10,7 +10,7 @@ from esper_env.contracts.facts import Place
 from esper_env.engine.planted import on_device
 from esper_env.engine.pool import Pool
 from esper_env.engine.setup import Setup
-from esper_env.engine.stacked import Forward, row_by_row, stacked
+from esper_env.engine.stacked import Forward, joined, row_by_row, stacked
 from esper_env.slots.grown import Graft, build_branch, build_gate, seeded
 
 GATE = "gate."
@@ -24,6 +24,18 @@ class Kind:
     pool: Pool
     forwards: tuple[Forward, ...]
     """Of a host by segment; of a module, those of its branch and of its gate."""
+    joined: tuple[Forward | None, ...] = ()
+    """Of a host by segment: it and the next one at once, where that is faster and nothing is in between."""
+
+    def segment(self, index: int, bare: bool) -> tuple[Forward, int]:
+        """What to run at a segment of a host, and which segment is the last of it.
+
+        Args:
+            index: where to begin.
+            bare: whether no module has to run after it.
+        """
+        both = self.joined[index] if bare else None
+        return (self.forwards[index], index) if both is None else (both, index + 1)
 
 
 class Kinds:
@@ -39,9 +51,12 @@ class Kinds:
         with seeded(0):
             host = setup.build_host()
         self.places = [host.places[place] for place in setup.slot_places]
-        segments = enumerate(host.segments)
+        segments = list(enumerate(host.segments))
         forwards = tuple(self._forward(each, f"segments.{index}.") for index, each in segments)
-        self.host = Kind(Pool(self.on_device(host), num_envs), forwards)
+        pairs = tuple(
+            joined([*host.segments[index : index + 2]], f"segments.{index}.") for index, _ in segments
+        )
+        self.host = Kind(Pool(self.on_device(host), num_envs), forwards, pairs)
         self.modules: dict[tuple[int, int], Kind] = {}
 
     def module(self, slot: int, blueprint: int) -> Kind:

@@ -8,7 +8,7 @@ import torch
 from esper_env.engine.footprint import Footprint, footprint
 from esper_env.engine.setup import Setup, resolve_device
 
-SIDE_BY_SIDE = 48 * 2**20
+SIDE_BY_SIDE = 64 * 2**20
 """On a CPU: bytes that a training step of the environments that are trained side by side may hold, counted
 without modules. With more of them a step is no shorter for each, since its values leave the caches."""
 MOST_OF_DEVICE = 0.5

@@ -120,11 +120,14 @@ class Program:
         self._steps += 1
 
     def _forward(self, x: Tensor, ratios: Ratios | None) -> Tensor:
-        tensors = self.host.tensors
-        for index, segment in enumerate(self.host.kind.forwards):
+        tensors, kind, index = self.host.tensors, self.host.kind, 0
+        while index < len(kind.forwards):
+            junction = self._junctions.get(index)
+            segment, index = kind.segment(index, bare=junction is None or junction.bare)
             x = segment(self._run, tensors, x)
             if index in self._junctions:
                 x = self._junctions[index](x, ratios)
+            index += 1
         return x
 
     def _descend(self, loss: Tensor) -> None:

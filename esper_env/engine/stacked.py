@@ -4,7 +4,7 @@ A module of the layers known here becomes a function of stacked parameters, in w
 for all rows. A module with anything else in it runs row by row, as it is: outside blueprints need no support.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import reduce
@@ -50,6 +50,13 @@ def stacked(module: nn.Module, prefix: str = "") -> Forward | None:
     if type(module) not in _LAYERS or _altered(module):
         return None
     return _LAYERS[type(module)](module, prefix)
+
+
+def joined(segments: Sequence[nn.Module], prefix: str) -> Forward | None:
+    """Two segments as one forward pass, where the second is a pool and one operation with what is before."""
+    if len(segments) < 2 or type(segments[0]) is not nn.Sequential or type(segments[1]) is not nn.MaxPool2d:
+        return None
+    return stacked(nn.Sequential(*segments[0], segments[1]), prefix)
 
 
 def row_by_row(module: nn.Module, prefix: str = "") -> Forward:
@@ -98,11 +105,11 @@ def _sequence(module: Any, prefix: str) -> Forward | None:
 
 
 def _followers(convolution: nn.Conv2d, layers: list[nn.Module]) -> list[nn.Module]:
-    """The norm and the ReLU that come next and can be done in one go."""
+    """The norm, the ReLU and the pool that come next and can be done in one go."""
     taken: list[nn.Module] = []
     if convolution.groups > 1:
         return taken
-    for kinds in ((nn.BatchNorm2d, nn.GroupNorm), (nn.ReLU,)):
+    for kinds in ((nn.BatchNorm2d, nn.GroupNorm), (nn.ReLU,), (nn.MaxPool2d,)):
         following = layers[len(taken) : len(taken) + 1]
         if following and type(following[0]) in kinds and not _altered(following[0]) and _plain(following[0]):
             taken += following
@@ -110,7 +117,9 @@ def _followers(convolution: nn.Conv2d, layers: list[nn.Module]) -> list[nn.Modul
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether a norm has parameters, and running statistics in the usual way."""
+    """Whether a norm has parameters and running statistics, and a pool halves the sides, in the usual way."""
+    if isinstance(layer, nn.MaxPool2d):
+        return _halves(layer)
     if isinstance(layer, nn.BatchNorm2d):
         return layer.affine and layer.track_running_stats and layer.momentum is not None
     return not isinstance(layer, nn.GroupNorm) or layer.affine
@@ -124,9 +133,10 @@ def _convolution(layer: nn.Conv2d, prefix: str, taken: list[nn.Module], names: l
     if layer.groups > 1:
         each = layer.groups == layer.in_channels == layer.out_channels and layer.bias is None
         return (lambda run, t, x: run.kernels.depthwise(x, t[weight])) if each else None
-    norm = _norm(taken[0], names[0]) if taken and not isinstance(taken[0], nn.ReLU) else None
-    relu = bool(taken) and isinstance(taken[-1], nn.ReLU)
-    return lambda run, t, x: run.kernels.conv(x, t[weight], t.get(bias), norm and norm(run, t), relu)
+    normed = bool(taken) and isinstance(taken[0], nn.BatchNorm2d | nn.GroupNorm)
+    norm = _norm(taken[0], names[0]) if normed else None
+    relu, pool = (any(isinstance(each, kind) for each in taken) for kind in (nn.ReLU, nn.MaxPool2d))
+    return lambda run, t, x: run.kernels.conv(x, t[weight], t.get(bias), norm and norm(run, t), relu, pool)
 
 
 def _norm(layer: nn.Module, prefix: str) -> Callable[[Run, Tensors], Norm]:
@@ -165,8 +175,12 @@ def _linear(module: Any, prefix: str) -> Forward | None:
 
 
 def _max_pool(module: Any, prefix: str) -> Forward | None:
-    halves = (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
-    return (lambda run, tensors, x: run.kernels.max_pool(x)) if halves and not module.ceil_mode else None
+    return (lambda run, tensors, x: run.kernels.max_pool(x)) if _halves(module) else None
+
+
+def _halves(pool: nn.MaxPool2d) -> bool:
+    plain = not pool.ceil_mode and not pool.return_indices
+    return plain and (pool.kernel_size, pool.stride, pool.padding, pool.dilation) == (2, 2, 0, 1)
 
 
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[[Any, str], Forward]:

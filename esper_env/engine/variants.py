@@ -4,7 +4,7 @@ A row of the value is a network, or a variant of one. Where variants part, at a 
 other off, the row is doubled: what comes before is computed once, as in `GrownModel.variants`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple
@@ -78,10 +78,10 @@ class Measuring:
         self._host = kinds.host.pool.tensors.views(rows.values) | rows.buffers
         self._like = rows.values
         slot_at = {place: slot for slot, place in enumerate(setup.slot_places)}
-        self._stages = [
-            self._stage(index, segment, slot_at.get(index))
-            for index, segment in enumerate(kinds.host.forwards)
-        ]
+        self._stages: list[Stage] = []
+        index = 0
+        while index < len(kinds.host.forwards):
+            index = self._add_stage(index, slot_at) + 1
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (row, sample, class) of images (sample, height, width, channel), the same for all."""
@@ -98,15 +98,23 @@ class Measuring:
     def _sent(self, values: Sequence[int] | Ints) -> Tensor:
         return torch.as_tensor(values, device=self._kinds.device)
 
-    def _stage(self, index: int, segment: Forward, slot: int | None) -> Stage:
-        at = self._sent([row.at for row in self.rows])
-        prefix = f"segments.{index}."
-        own = {name: each for name, each in self._host.items() if name.startswith(prefix)}
-        if [row.at for row in self.rows] != list(range(len(self._envs))):
-            own = {name: each.index_select(0, at) for name, each in own.items()}
-        run = self._drawing()
-        source, junction = self._part(slot) if slot is not None else (None, None)
-        return Stage(run, segment, own, source, junction)
+    def _add_stage(self, index: int, slot_at: Mapping[int, int]) -> int:
+        """The stage of a segment, and of the next one where both are one; the last segment of it."""
+        run, own = self._drawing(), self._of_host(index)
+        source, junction = self._part(slot_at[index]) if index in slot_at else (None, None)
+        segment, last = self._kinds.host.segment(index, bare=source is None and junction is None)
+        if last > index and last in slot_at:
+            source, junction = self._part(slot_at[last])
+        self._stages.append(Stage(run, segment, own, source, junction))
+        return last
+
+    def _of_host(self, index: int) -> Tensors:
+        """Parameters and buffers of a segment, a row for each row there is now."""
+        at = [row.at for row in self.rows]
+        own = {name: each for name, each in self._host.items() if name.startswith(f"segments.{index}.")}
+        if at == list(range(len(self._envs))):
+            return own
+        return {name: each.index_select(0, self._sent(at)) for name, each in own.items()}
 
     def _drawing(self) -> Run:
         """How the rows are run that there are now."""

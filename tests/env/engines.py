@@ -2,8 +2,10 @@
 
 from typing import Any
 
-KERNELS = ("torch",)
-"""What the fused engine can compute with on any CPU in float32."""
+from esper_env.engine.kernels.build import load
+
+KERNELS = ("torch", "native") if load() else ("torch",)
+"""What the fused engine can compute with on this CPU in float32: `make test` builds the native kernels."""
 FUSED = tuple(f"fused/{kernels}" for kernels in KERNELS)
 ENGINES = ("reference", *FUSED)
 APART = ("reference", *(f"fused/{kernels}" for kernels in KERNELS if kernels == "native"))

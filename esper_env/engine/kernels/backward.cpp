@@ -63,11 +63,12 @@ class Backward {
   void statistics_part(int64_t task) {
     Scratch& scratch = Scratch::mine();
     T *numbers = scratch.take<T>(7 * step_), *whole = scratch.take<T>(2 * sample_);
-    const int64_t row = row_of(task), count = u_.pool ? 1 : length(task);
+    const int64_t row = row_of(task);
     stripes(row, u_.mean[row], u_.inverse[row], 1, numbers);
-    for (int64_t i = begin(task); i < begin(task) + length(task); i += count)
-      gradient_moments(z(row, i), unpooled(z(row, i), dy(row, i), numbers, whole), u_.out, count * sample_,
-                       numbers, u_.relu, numbers + 5 * step_, channel(task));
+    // Sample by sample, whether there is a pool or not: so both ways have the same bits.
+    for (int64_t i = begin(task); i < begin(task) + length(task); ++i)
+      gradient_moments(z(row, i), unpooled(z(row, i), dy(row, i), numbers, whole), u_.out, sample_, numbers,
+                       u_.relu, numbers + 5 * step_, channel(task));
   }
 
   // Stripes of mean, factor and beta; without a norm 0, 1 and 0.

@@ -13,16 +13,18 @@ from esper_env.engine.kernels.native import NativeKernels
 from esper_env.engine.kernels.torch_kernels import Form, TorchKernels
 
 TABLE = "table.json"
-"""Written by `python -m esper_env.engine.kernels.tune`: by device and shape, the fastest primitive."""
+"""Written by `python -m esper_env.engine.kernels.tune`: by kind of kernels and shape, the fastest form."""
 NATIVE = "native"
 """Name of the native kernels, in the table and elsewhere."""
+APART: Form = "rows"
+"""The form of torch's convolutions in which a row's bits don't depend on the other rows."""
 DEFAULT: dict[str, Form] = {"cpu": "channels_last", "cuda": "planes"}
 """Form of torch's convolutions of shapes that are not in the table, by device."""
 
 
 @cache
 def table() -> Mapping[str, Mapping[str, str]]:
-    """By device, shape of a convolution -> primitive."""
+    """Of the native kernels and of torch's on each device: shape of a convolution -> form."""
     return json.loads(files(__package__).joinpath(TABLE).read_text())
 
 
@@ -32,12 +34,12 @@ def choose(name: str, device: torch.device, precision: str) -> Kernels:
     Raises:
         ValueError: `native` where it can't be used, with the reason.
     """
-    own, default = table().get(device.type, {}), DEFAULT[device.type]
-    torchs = {shape: form for shape, form in own.items() if form != NATIVE}
     refused = refusal(device, precision) if name != "torch" else "not asked for"
-    if name == "native" and refused:
+    if name == NATIVE and refused:
         raise ValueError(f"engine.kernels='native' can't be used: {refused}; 'auto' and 'torch' can")
-    return TorchKernels(torchs, default) if refused else NativeKernels(torchs)
+    if refused:
+        return TorchKernels(table().get(device.type, {}), DEFAULT[device.type])
+    return NativeKernels(table().get(NATIVE, {}))
 
 
 def refusal(device: torch.device, precision: str) -> str:

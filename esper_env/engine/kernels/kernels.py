@@ -71,8 +71,16 @@ class Kernels(Protocol):
 
     name: str
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, relu: bool) -> Tensor:
-        """Convolution with stride 1 that keeps the size, then perhaps bias, norm and ReLU.
+    def conv(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: Norm | None,
+        relu: bool,
+        pool: bool = False,
+    ) -> Tensor:
+        """Convolution with stride 1 that keeps the size, then perhaps bias, norm, ReLU and `max_pool`.
 
         Args:
             x: (row, sample, height, width, channel); the rows may be one memory, expanded.
@@ -80,6 +88,7 @@ class Kernels(Protocol):
             bias: (row, feature), or None.
             norm: over the features, or None.
             relu: whether negative values become 0.
+            pool: whether the largest value of every 2x2 pixels is taken in the end.
         """
 
     def memory(self) -> AbstractContextManager[None]:

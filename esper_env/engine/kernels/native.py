@@ -59,8 +59,7 @@ class NativeKernels(TorchKernels):
     ) -> Tensor:
         """See `Kernels`."""
         if self._table and shape_of(x, weight) in self._table:
-            y = super().conv(x, weight, bias, norm, relu)
-            return self.max_pool(y) if pool else y
+            return super().conv(x, weight, bias, norm, relu, pool)
         last = relu, pool
         if isinstance(norm, BatchNorm):
             return _ops.conv(

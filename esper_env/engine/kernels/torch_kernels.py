@@ -39,7 +39,15 @@ class TorchKernels:
     def __init__(self, table: Mapping[str, str], default: Form) -> None:
         self._table, self._default = table, default
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, relu: bool) -> Tensor:
+    def conv(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: Norm | None,
+        relu: bool,
+        pool: bool = False,
+    ) -> Tensor:
         """See `Kernels`."""
         form = self._table.get(shape_of(x, weight), self._default)
         z = _by_rows(x, weight, bias) if form == "rows" else _grouped(x, weight, bias, form == "planes")
@@ -47,7 +55,8 @@ class TorchKernels:
             z = _values(_batch_norm(_planes(z), norm), len(weight))
         if isinstance(norm, GroupNorm):
             z = group_norm(z, norm)
-        return z.relu() if relu else z
+        y = z.relu() if relu else z
+        return self.max_pool(y) if pool else y
 
     def memory(self) -> AbstractContextManager[None]:
         """See `Kernels`."""

@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 
 from esper_env.engine.kernels.build import load
-from esper_env.engine.kernels.choice import DEFAULT, NATIVE, TABLE
+from esper_env.engine.kernels.choice import APART, DEFAULT, NATIVE, TABLE
 from esper_env.engine.kernels.kernels import GroupNorm, Kernels
 from esper_env.engine.kernels.native import NativeKernels
 from esper_env.engine.kernels.torch_kernels import Form, TorchKernels, shape_of
@@ -71,17 +71,23 @@ def fastest(device: torch.device, channels: int, features: int, side: int, size:
     return {name: statistics.median(times[1:]) for name, times in measured.items()}
 
 
-def tuned(device: torch.device) -> dict[str, str]:
-    """The table of a device; each shape is printed with its times."""
-    default = NATIVE if NATIVE in forms(device) else DEFAULT[device.type]
-    chosen = {}
+def tuned(device: torch.device) -> dict[str, dict[str, str]]:
+    """Of each kind of kernels, what is not its default; each shape is printed with its times.
+
+    Among the native kernels stand only forms in which a row's bits don't depend on the other rows.
+    """
+    kinds: dict[str, tuple[str, tuple[str, ...]]] = {device.type: (DEFAULT[device.type], get_args(Form))}
+    if NATIVE in forms(device):
+        kinds[NATIVE] = (NATIVE, (NATIVE, APART))
+    chosen: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
     for channels, features, side, size in sorted(set(shapes())):
         times = fastest(device, channels, features, side, size)
-        best = min(times, key=times.__getitem__)
         shape = shape_of(torch.empty(0, 0, size, size, 0), torch.empty(0, features, channels, side, side))
         print(shape, *(f"{name} {1e3 * each:.2f} ms" for name, each in times.items()), sep="  ")  # noqa: T201
-        if times[best] < MARGIN * times[default]:
-            chosen[shape] = best
+        for kind, (default, among) in kinds.items():
+            best = min(among, key=times.__getitem__)
+            if times[best] < MARGIN * times[default]:
+                chosen[kind][shape] = best
     return chosen
 
 
@@ -90,7 +96,7 @@ def main() -> None:
     path = Path(__file__).parent / TABLE
     table = json.loads(path.read_text())
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        table[name] = tuned(torch.device(name))
+        table |= tuned(torch.device(name))
     path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
 
 
