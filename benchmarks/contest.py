@@ -71,7 +71,7 @@ def measure(
         peer.close()
         rate = row.images / np.median([timing.train for timing in row.timings])
         print(f"  {row.peer} ({row.options}): {rate:,.0f} image-updates/s in training", flush=True)
-    return rows
+    return sorted(rows, key=lambda row: row.letter)
 
 
 def _prepared(row: Row, kind: type[Peer], threads: list[int], rounds: int, budget: float) -> Peer:

@@ -47,6 +47,7 @@ def write(pool: Pool, row: Rows, copy: Copy) -> None:
         row: views of it.
         copy: one that is known to fit.
     """
+    row.values.zero_()
     row.momenta.zero_()
     own = pool.views(row) | row.buffers
     for name in copy["weights"].keys() - pool.tensors.aliases.keys():

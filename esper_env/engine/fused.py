@@ -218,7 +218,8 @@ class FusedEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._networks.close()
-        self._programs.clear()
+        self._programs = Programs(self._networks.kinds, self.kernels, self._setup)
+        self.kernels.release()
 
 
 def _nothing(envs: Ints) -> Ints:

@@ -53,44 +53,54 @@ class Section:
     """Groups of one slot that are treated alike, one after another."""
 
     slot: int
-    rows: Tensor | None
-    """int64 (row,): where they are in the value; None: they are the whole value, in its order."""
+    rows: Tensor | slice
+    """Where they are in the value: int64 (row,), or a slice where they are there one after another."""
     branches: Sequence[Branches]
     alpha: Tensor
     """(row, 1, 1, 1, 1)."""
 
     def load(self, alphas: Tensor) -> None:
         """Make alpha that of a new epoch, from that of all rows of the value."""
-        own = alphas if self.rows is None else alphas[self.rows]
-        self.alpha.copy_(own.view_as(self.alpha))
+        self.alpha.copy_(alphas[self.rows].view_as(self.alpha))
 
-    def of(self, run: Run, x: Tensor) -> Tensor:
-        """The value in these rows."""
-        return x if self.rows is None else run.kernels.select(x, self.rows)
+    @property
+    def counts(self) -> list[int]:
+        """Rows of each group."""
+        return [each.count for each in self.branches]
 
-    def __call__(self, source: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of all branches, and what alpha scales, of h's shape."""
-        counts = [each.count for each in self.branches]
-        parts = zip(self.branches, source.split(counts), h.split(counts), strict=True)
-        results = [each(*values) for each, *values in parts]
-        if len(results) == 1:
-            return results[0]
-        d = torch.cat([each for each, _ in results])
-        return d, d if all(a is b for a, b in results) else torch.cat([each for _, each in results])
+    def take(self, run: Run, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The value in these rows, and the parts of it before and after, if that is what there is."""
+        if isinstance(self.rows, Tensor):
+            return run.kernels.select(x, self.rows), []
+        start, stop = self.rows.start, self.rows.stop
+        before, own, after = x.split([start, stop - start, len(x) - stop])
+        return own, [before, after]
+
+    def put(self, run: Run, x: Tensor, rest: list[Tensor], values: list[Tensor]) -> Tensor:
+        """The value with these rows replaced by the groups' values."""
+        if isinstance(self.rows, Tensor):
+            return run.kernels.put(x, self.rows, torch.cat(values))
+        joined = [each for each in (rest[0], *values, rest[1]) if len(each)]
+        return joined[0] if len(joined) == 1 else torch.cat(joined)
+
+    def __call__(self, source: Tensor, h: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """By group, the output of its branches, and what alpha scales."""
+        parts = zip(self.branches, source.split(self.counts), h.split(self.counts), strict=True)
+        return [each(*values) for each, *values in parts]
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The value itself; backward, the gradient of some rows goes to d as well, as if d had been added."""
+    """The value itself; backward, the gradient of some rows goes to their d too, as if it had been added."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, d: Tensor, rows: Tensor | None) -> Tensor:
-        ctx.rows = rows
+    def forward(ctx: Any, x: Tensor, rows: Tensor | slice, *ds: Tensor) -> Tensor:
+        ctx.rows, ctx.counts = rows, [len(d) for d in ds]
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        return gradient, gradient if ctx.rows is None else gradient.index_select(0, ctx.rows), None
+        return gradient, None, *gradient[ctx.rows].split(ctx.counts)
 
 
 Ratios = list[tuple[Section, Tensor]]
@@ -116,8 +126,8 @@ class Junction:
             ratios: where the delta ratio of each section, (row,), is put; None if it is not wanted.
         """
         if self.isolated is not None:
-            d = self._look_at(self.isolated, x, ratios)
-            x = _StraightThrough.apply(x, d, self.isolated.rows) if d.requires_grad else x
+            ds = self._look_at(self.isolated, x, ratios)
+            x = _StraightThrough.apply(x, self.isolated.rows, *ds)
         if self.idle is not None and ratios is not None:
             self._look_at(self.idle, x, ratios)
         return x if self.blended is None else self._blend(self.blended, x, ratios)
@@ -133,28 +143,31 @@ class Junction:
             if section is not None:
                 section.load(alphas)
 
-    def _look_at(self, section: Section, x: Tensor, ratios: Ratios | None) -> Tensor:
-        h = section.of(self.run, x.detach())
-        d, _ = section(h, h)
-        _record(ratios, section, d, h)
-        return d
+    def _look_at(self, section: Section, x: Tensor, ratios: Ratios | None) -> list[Tensor]:
+        h, _ = section.take(self.run, x.detach())
+        ds = [d for d, _ in section(h, h)]
+        _record(ratios, section, ds, h)
+        return ds
 
     def _blend(self, section: Section, x: Tensor, ratios: Ratios | None) -> Tensor:
-        h = section.of(self.run, x)
-        d, scaled = section(h.detach() if self.detach else h, h)
-        _record(ratios, section, d, h)
-        value = h + section.alpha * scaled
-        return value if section.rows is None else self.run.kernels.put(x, section.rows, value)
+        h, rest = section.take(self.run, x)
+        results = section(h.detach() if self.detach else h, h)
+        _record(ratios, section, [d for d, _ in results], h)
+        parts = zip(h.split(section.counts), section.alpha.split(section.counts), results, strict=True)
+        return section.put(self.run, x, rest, [own + alpha * scaled for own, alpha, (_, scaled) in parts])
 
 
-def _record(ratios: Ratios | None, section: Section, d: Tensor, h: Tensor) -> None:
+def _record(ratios: Ratios | None, section: Section, ds: list[Tensor], h: Tensor) -> None:
     """RMS(branch output) / RMS(host value) of each row; NaN where the host's value is 0 everywhere."""
-    if ratios is None:
-        return
-    over = tuple(range(1, h.ndim))
-    size = h.detach().square().mean(dim=over).sqrt()
-    ratio = d.detach().square().mean(dim=over).sqrt() / size
-    ratios.append((section, torch.where(size > 0, ratio, torch.nan)))
+    if ratios is not None:
+        sizes = _rms(h)
+        ratio = torch.cat([_rms(d) for d in ds]) / sizes
+        ratios.append((section, torch.where(sizes > 0, ratio, torch.nan)))
+
+
+def _rms(x: Tensor) -> Tensor:
+    """(row,)."""
+    return x.detach().square().mean(dim=tuple(range(1, x.ndim))).sqrt()
 
 
 @dataclass(frozen=True)
@@ -186,8 +199,12 @@ class Assembly:
         rows = [at for group, _, _ in members for at in group.at]
         branches = [self._branches(run, *member) for member in members]
         alpha = self._column(self.modules.alpha[self.envs[rows], slot]).to(self.like.dtype)
-        whole = rows == list(range(len(self.envs)))
-        at = None if whole else torch.tensor(rows, device=self.like.device)
+        consecutive = rows == list(range(rows[0], rows[0] + len(rows)))
+        at = (
+            slice(rows[0], rows[0] + len(rows))
+            if consecutive
+            else torch.tensor(rows, device=self.like.device)
+        )
         return Section(slot, at, branches, alpha)
 
     def _branches(self, run: Run, group: Group, kind: Kind, tensors: Tensors) -> Branches:

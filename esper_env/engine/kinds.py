@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from esper_env.contracts.action import Style
-from esper_env.contracts.facts import Place
 from esper_env.engine.planted import on_device
 from esper_env.engine.pool import Pool
 from esper_env.engine.setup import Setup
@@ -72,10 +71,6 @@ class Kinds:
     def on_device(self, module: nn.Module) -> nn.Module:
         """Moved to the engine's device and type of number."""
         return on_device(module, self._setup.loaded_task)
-
-    def place(self, slot: int) -> Place:
-        """Where a slot is."""
-        return self.places[slot]
 
     @staticmethod
     def _forward(module: nn.Module, prefix: str) -> Forward:

@@ -28,7 +28,7 @@ from esper_env.engine.optimizer import (
     shares,
 )
 from esper_env.engine.planted import Planted, on_device, refuse_other_size, refuse_undescribed
-from esper_env.engine.precision import precision
+from esper_env.engine.precision import precision, switches
 from esper_env.engine.setup import Setup
 from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, drawing_from, probe, seeded
 from esper_env.tasks.loader import train_batches
@@ -154,6 +154,9 @@ class Life:
     def _precision(self) -> AbstractContextManager[None]:
         return precision(self._config.precision, self._task.device)
 
+    def _switched(self) -> AbstractContextManager[None]:
+        return switches(self._config.tf32, self._config.deterministic, self._task.device)
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         began = perf_counter()
@@ -166,7 +169,7 @@ class Life:
         Returns:
             `TRAINED`, (measure,), and `TRAINED_SLOTS`, (measure, slot), on the device; NaN if not measured.
         """
-        with self._timed("train_seconds"), self.drawing(training=True):
+        with self._timed("train_seconds"), self.drawing(training=True), self._switched():
             return self._train()
 
     def _train(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -241,7 +244,7 @@ class Life:
 
     def measure(self, subsets: list[int]) -> Measured:
         """Validate the network, and the variants that are asked for (`evaluate.measure`)."""
-        with self._timed("validation_seconds"), self.drawing(), self._precision():
+        with self._timed("validation_seconds"), self.drawing(), self._precision(), self._switched():
             measured = measure(self.model, self._task, self.live, subsets, self._config.counterfactual_size)
         self.seconds["counterfactual_seconds"] += measured.counterfactual_seconds
         self.seconds["validation_seconds"] -= measured.counterfactual_seconds
@@ -255,7 +258,7 @@ class Life:
         """
         for slot in self.planted.keys() - set(self.fossils):
             self.remove(slot)
-        with self.drawing(), self._precision():
+        with self.drawing(), self._precision(), self._switched():
             # Validated in the batches of every epoch, so that an unchanged network has the same quality.
             validation = measure(self.model, self._task, (), (), self._config.counterfactual_size).validation
             return torch.cat([validation, summary(self.model, self._task, self._task.test)])

@@ -55,7 +55,9 @@ def refuse_too_many(num_envs: int, setup: Setup) -> None:
         return
     taken, rows = footprint(setup), rows_at_once(setup)
     recordings = setup.config.cuda_graphs if device.type == "cuda" else 0
-    always, working = taken.host + taken.modules, taken.row + recordings * taken.recording
+    # Recorded steps have a working set of their own beside that of steps done as usual.
+    sets = 2 if recordings else 1
+    always, working = taken.host + taken.modules, sets * taken.row + recordings * taken.recording
     most = largest(room, always, working, rows)
     if num_envs > most:
         raise ValueError(
@@ -88,7 +90,8 @@ def installed(device: torch.device) -> int | None:
 def free(device: torch.device) -> int | None:
     """Bytes that are there for the environments; on the CPU, what this process does not hold by now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     memory = installed(device)
     return None if memory is None else max(0, memory - _own())
 

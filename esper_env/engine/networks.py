@@ -136,11 +136,12 @@ class Networks:
 
     def get_state(self, env: int) -> dict[str, Any]:
         """See `Engine`. The reference engine could go on with it, and the other way round."""
-        modules, slots = self.modules, np.flatnonzero(self.modules.here[env]).tolist()
+        seed, modules = self.seed(env), self.modules
+        slots = np.flatnonzero(modules.here[env]).tolist()
         described = {slot: self._describe(env, slot) for slot in slots}
         parts = {at: self._copy(env, at) for at in (HOST, *slots)}
         life = {
-            "seed": self.seed(env),
+            "seed": seed,
             "epochs": int(self.epochs[env]),
             "modules": described,
             "parts": parts,

@@ -40,7 +40,7 @@ def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[
         device: the engine's.
     """
     # A module that dies under weight decay passes through numbers with which a CPU is 40 times slower.
-    kept = bool(torch.tensor(torch.finfo(torch.float32).tiny).mul(0.5) > 0)
+    kept = bool(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu").mul(0.5) > 0)
     torch.set_flush_denormal(True)
     try:
         if device.type == "cuda":

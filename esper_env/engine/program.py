@@ -176,8 +176,7 @@ class Program:
         fossil = self._modules.fossil[self._envs]
         measures[:, :4].masked_fill_(self._sent(fossil)[:, None], torch.nan)
         for section, ratio in ratios:
-            rows = slice(None) if section.rows is None else section.rows
-            measures[rows, 4, section.slot] = ratio
+            measures[section.rows, 4, section.slot] = ratio.to(measures.dtype)
         return measures
 
 

@@ -22,6 +22,8 @@ from esper_env.engine.topology import Ints, Modules
 
 WARM_UP = 2
 """Steps done as usual before one is recorded: libraries allocate and choose in their first calls."""
+WORTH_IT = 8
+"""Fewest steps still to come for which one is recorded: that takes as long as some steps."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Programs:
         self._limit = setup.config.cuda_graphs if self._task.device.type == "cuda" else 0
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle() if self._limit else None
+        self._stream = torch.cuda.Stream() if self._limit else None
 
     def of(self, modules: Modules, envs: Ints) -> Recording:
         """The program for these environments, not loaded yet."""
@@ -83,12 +86,12 @@ class Programs:
             elif not self._limit or recording.refused:
                 recording.program.step(*batch(self._task, self._kernels, part))
             else:
-                self._replay(recording, part)
+                self._replay(recording, part, len(parts) - 1 - index)
             recording.program.counted()
         return ratios
 
-    def _replay(self, recording: Recording, part: Tensor) -> None:
-        if recording.graph is None and recording.warm == WARM_UP:
+    def _replay(self, recording: Recording, part: Tensor, to_come: int) -> None:
+        if recording.graph is None and recording.warm >= WARM_UP and to_come >= WORTH_IT:
             self._record(recording, part)
         if recording.graph is None or recording.part is None:
             self._warm_up(recording, part)
@@ -98,24 +101,24 @@ class Programs:
 
     def _warm_up(self, recording: Recording, part: Tensor) -> None:
         """A step as usual, on a stream of its own as recording wants it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        assert self._stream is not None
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             recording.program.step(*batch(self._task, self._kernels, part))
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         recording.warm += 1
 
     def _record(self, recording: Recording, part: Tensor) -> None:
         """Nothing is computed while a step is recorded."""
         graph, recording.part = torch.cuda.CUDAGraph(), part.clone()
         try:
-            with torch.cuda.graph(graph, pool=self._memory):
+            # The outer context brings the stream back where the end of a failed recording raises.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"),
+            ):
                 recording.program.step(*batch(self._task, self._kernels, recording.part))
-        except RuntimeError:  # a module of the user's that draws numbers or waits for the device
+        except RuntimeError:  # a module that runs row by row, or waits for the device
             recording.refused = True
             return
         recording.graph = graph
-
-    def clear(self) -> None:
-        """Free all recordings."""
-        self._recordings.clear()

@@ -47,9 +47,16 @@ def stacked(module: nn.Module, prefix: str = "") -> Forward | None:
         module: only its structure counts.
         prefix: of the names of its parameters, with the dot.
     """
-    if type(module) not in _LAYERS or _altered(module):
+    if type(module) not in _LAYERS or _altered(module) or _shares(module):
         return None
     return _LAYERS[type(module)](module, prefix)
+
+
+def _shares(module: nn.Module) -> bool:
+    """Whether a layer or a parameter is in it under several names, of which a walk would meet only one."""
+    modules = [len([*module.named_modules(remove_duplicate=each)]) for each in (True, False)]
+    parameters = [len([*module.named_parameters(remove_duplicate=each)]) for each in (True, False)]
+    return modules[0] != modules[1] or parameters[0] != parameters[1]
 
 
 def joined(segments: Sequence[nn.Module], prefix: str) -> Forward | None:
@@ -168,6 +175,7 @@ def _group_norm(module: Any, prefix: str) -> Forward | None:
 
 
 def _linear(module: Any, prefix: str) -> Forward | None:
+    """Of (row, sample, feature) alone: in a branch, a linear layer sees other axes than here."""
     weight, bias = f"{prefix}weight", f"{prefix}bias"
     if module.bias is None:
         return None
@@ -210,15 +218,22 @@ def _norm_delta(module: Any, prefix: str) -> Forward | None:
 
 
 def _gate(module: Any, prefix: str) -> Forward | None:
-    layers = _sequence(module.layers, f"{prefix}layers.")
-    return layers and (lambda run, tensors, h: layers(run, tensors, h.mean(dim=(2, 3)))[:, :, None, None])
+    into, relu, out, sigmoid = module.layers
+    first, second = _linear(into, f"{prefix}layers.0."), _linear(out, f"{prefix}layers.2.")
+    assert first is not None
+    assert second is not None
+
+    def forward(run: Run, tensors: Tensors, h: Tensor) -> Tensor:
+        hidden = relu(first(run, tensors, h.mean(dim=(2, 3))))
+        return sigmoid(second(run, tensors, hidden))[:, :, None, None]
+
+    return forward
 
 
 _LAYERS: dict[type[nn.Module], Callable[[Any, str], Forward | None]] = {
     nn.Sequential: _sequence,
     nn.Conv2d: _conv2d,
     nn.GroupNorm: _group_norm,
-    nn.Linear: _linear,
     nn.MaxPool2d: _max_pool,
     nn.ReLU: _elementwise(torch.relu),
     nn.SiLU: _elementwise(nn.functional.silu),

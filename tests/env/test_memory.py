@@ -231,7 +231,7 @@ def test_recorded_steps_count_on_cuda(monkeypatch):
     monkeypatch.setattr(memory, "resolve_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(memory, "installed", lambda device: 10**12)
     always, recorded = counted.host + counted.modules, setup.config.cuda_graphs * counted.recording
-    monkeypatch.setattr(memory, "free", lambda device: 2 * (always + counted.row + recorded))
+    monkeypatch.setattr(memory, "free", lambda device: 2 * (always + 2 * counted.row + recorded))
     memory.refuse_too_many(2, setup)
     with pytest.raises(ValueError, match="at most 2"):
         memory.refuse_too_many(3, setup)

@@ -180,6 +180,19 @@ def test_only_wanted_gradients_are_made():
         assert torch.equal(torch.autograd.grad(y, tensor, own.dy)[0], whole[3 + wanted])
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", ["cifar", "micro", "odd"])
+def test_a_pool_that_is_taken_along_has_the_bits_of_one_apart(shape, norm):
+    found = []
+    for pool in (True, False):
+        case = Case(shape, norm, dtype=torch.float32, pool=True)
+        leaves = [tensor.requires_grad_() for tensor in case.tensors()]
+        y = NativeKernels().conv(case.x, case.weight, case.bias, case.of_kernels(), True, pool)
+        y = y if pool else NativeKernels().max_pool(y)
+        found.append([y.detach(), *torch.autograd.grad(y, leaves, case.dy), case.mean, case.var])
+    assert all(torch.equal(along, apart) for along, apart in zip(*found, strict=True))
+
+
 def test_rows_may_share_their_samples():
     case = Case("cifar")
     case.x = case.x[:1].expand(2, -1, -1, -1, -1)

@@ -94,6 +94,9 @@ class Kernels(Protocol):
     def memory(self) -> AbstractContextManager[None]:
         """Inside, memory is handled as suits these kernels."""
 
+    def release(self) -> None:
+        """Give back memory that is held and not in use."""
+
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolution of each channel by itself, size kept; weight (row, channel, 1, side, side)."""
 

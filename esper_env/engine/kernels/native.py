@@ -88,6 +88,10 @@ class NativeKernels(TorchKernels):
         """See `Kernels`, and `kept_memory`."""
         return kept_memory()
 
+    def release(self) -> None:
+        """See `Kernels`."""
+        release_memory()
+
     def max_pool(self, x: Tensor) -> Tensor:
         """See `Kernels`."""
         return _ops.max_pool(x)

@@ -62,6 +62,9 @@ class TorchKernels:
         """See `Kernels`."""
         return nullcontext()
 
+    def release(self) -> None:
+        """See `Kernels`; torch holds on to its own."""
+
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Kernels`."""
         rows, channels, side = len(weight), weight.shape[1], weight.shape[-1]
