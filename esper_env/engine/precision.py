@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
@@ -40,7 +41,7 @@ def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[
         device: the engine's.
     """
     # A module that dies under weight decay passes through numbers with which a CPU is 40 times slower.
-    kept = bool(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu").mul(0.5) > 0)
+    kept = bool(np.finfo(np.float32).tiny * np.float32(0.5) > 0)
     torch.set_flush_denormal(True)
     try:
         if device.type == "cuda":
