@@ -115,7 +115,7 @@ class QueriedVectorEnv(VectorEnv):
         Returns:
             `contribution` (env, slot): quality less that without the module; NaN if it is not live.
             `interaction` (env, slot, slot): f(ij) - f(i) - f(j) + f(none) of two live modules; else NaN, and
-            for all where there are more than `attribution.lattice_up_to` live modules.
+            for all where not every subset was measured (more than `attribution.lattice_up_to` live modules).
             `shapley`, `shapley_error` (env, slot): Shapley value and its standard error, 0 where the value is
             exact; NaN if the module is not live, and where values beyond the lattice are not sampled.
             `joint` (env,): quality with all live modules less that with the fossils alone.

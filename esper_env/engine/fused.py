@@ -6,7 +6,7 @@ of one program for many networks is that of S. Wang et al., "Horizontally Fused 
 here the networks differ, and change from epoch to epoch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -165,14 +165,25 @@ class FusedEngine:
         """See `Engine`."""
         self._modules.remove(ending[:, None] & ~self._modules.fossil)
         stats = HarvestStats.empty(self._num_envs)
-        for envs in self._shards(ending):
-            with self._switched():
-                validation = measure(self._pass(envs), _nothing(envs)).validation
-                test = summary(self._pass(envs), self._task.test)
-            figures = torch.cat([validation, test], dim=1).cpu().numpy()
-            stats.val_loss[envs], stats.val_accuracy[envs] = figures[:, 0], figures[:, 1]
-            stats.test_loss[envs], stats.test_accuracy[envs] = figures[:, 2], figures[:, 3]
+        envs, figures = self._figures(ending, self._harvested, width=4)
+        stats.val_loss[envs], stats.val_accuracy[envs] = figures[:, 0], figures[:, 1]
+        stats.test_loss[envs], stats.test_accuracy[envs] = figures[:, 2], figures[:, 3]
         return stats
+
+    def _harvested(self, envs: Ints) -> Tensor:
+        """float64 (row, 4): loss and accuracy of validation, then of test."""
+        with self._switched():
+            validation = measure(self._pass(envs), _nothing(envs)).validation
+            return torch.cat([validation, summary(self._pass(envs), self._task.test)], dim=1)
+
+    def _figures(
+        self, envs: Bools, measured: Callable[[Ints], Tensor], width: int
+    ) -> tuple[Ints, NDArray[np.float64]]:
+        """Environments in some order, and what is measured in each, (row, width): one copy from the device."""
+        shards = list(self._shards(envs))
+        if not shards:
+            return np.flatnonzero(envs), np.empty((0, width))
+        return np.concatenate(shards), torch.cat([measured(each) for each in shards]).cpu().numpy()
 
     def keep(self, envs: Bools, fossils_only: Bools | None = None) -> None:
         """See `Engine`. What is kept stays on the device."""
@@ -182,9 +193,8 @@ class FusedEngine:
         """See `Engine`."""
         self._networks.restore(envs)
         stats = EpochStats.empty(self._num_envs, self.facts.num_slots)
-        for shard in self._shards(envs):
-            figures = self._measure(shard, _nothing(shard))[:, 0].cpu().numpy()
-            stats.val_loss[shard], stats.val_accuracy[shard] = figures[:, 0], figures[:, 1]
+        rows, figures = self._figures(envs, lambda each: self._measure(each, _nothing(each))[:, 0], width=2)
+        stats.val_loss[rows], stats.val_accuracy[rows] = figures[:, 0], figures[:, 1]
         chosen = np.flatnonzero(envs).tolist()
         stats.measure_flops[envs] = self._costs.measuring(self._modules, chosen, [[]] * len(chosen))[0]
         return stats

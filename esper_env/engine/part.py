@@ -52,7 +52,7 @@ class Part:
 
     @property
     def num_params(self) -> int:
-        """Numbers that are trained, of one row."""
+        """Numbers in the tensors that are looked at, of one row."""
         shapes = self.kind.pool.tensors.shapes
         return sum(shapes[i].numel() for i in self.counted)
 
