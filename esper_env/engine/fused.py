@@ -179,7 +179,7 @@ class FusedEngine:
     def _figures(
         self, envs: Bools, measured: Callable[[Ints], Tensor], width: int
     ) -> tuple[Ints, NDArray[np.float64]]:
-        """Environments in some order, and what is measured in each, (row, width): one copy from the device."""
+        """Environments in some order, and what is measured in each, (row, width), in one copy."""
         shards = list(self._shards(envs))
         if not shards:
             return np.flatnonzero(envs), np.empty((0, width))
