@@ -183,7 +183,7 @@ class Backward {
       group(d, task, first, count);
     }
     if (g_.dweight)
-      collect(reinterpret_cast<const Vec<T>*>(d.products), u_.out, u_.in, u_.side, &weight_[task * taps_]);
+      collect<T>(reinterpret_cast<const Vec<T>*>(d.products), u_.out, u_.in, u_.side, &weight_[task * taps_]);
   }
 
   // Gradients of bias, weights and input from dz's planes.
@@ -224,11 +224,10 @@ class Backward {
       if (g_.dbias) g_.dbias[to + f] = T(sums[2 * u_.out + f]);
     }
     if (!g_.dweight) return;
-    const T* part = &weight_[row * parts_.count * taps_];
-    T* out = g_.dweight + (first_ + row) * taps_;
-    std::copy(part, part + taps_, out);
+    double* weight = &weight_[row * parts_.count * taps_];
     for (int64_t p = 1; p < parts_.count; ++p)
-      for (int64_t i = 0; i < taps_; ++i) out[i] += part[p * taps_ + i];
+      for (int64_t i = 0; i < taps_; ++i) weight[i] += weight[p * taps_ + i];
+    std::copy(weight, weight + taps_, g_.dweight + (first_ + row) * taps_);
   }
 
   const Unit<T>& u_;
@@ -237,8 +236,7 @@ class Backward {
   const Parts parts_;
   const int64_t sample_, result_, step_, taps_;
   int64_t first_ = 0;                    // row of the block being worked on
-  std::vector<double> channel_, whole_;  // (row, part, 3 out), (row, 2 out)
-  std::vector<T> weight_;                // (row, part, taps)
+  std::vector<double> channel_, whole_, weight_;  // (row, part, 3 out), (row, 2 out), (row, part, taps)
 };
 
 }  // namespace

@@ -104,14 +104,13 @@ void convolve(const T* x, int64_t stride, int64_t channels, int64_t side, int64_
   }
 }
 
-// F features x X planes: sums of dz * x over vectors of pixels, lanes apart.
+// F features x X planes: sums of dz * x over vectors of pixels, lanes apart, added to `sums`. They begin at 0
+// rather than at `sums`: short sums of short sums lose less to rounding than one long one.
 template <class T, int F, int X>
 inline void products(const T* dz, int64_t dz_stride, const T* x, int64_t stride, int64_t vectors,
                      Vec<T>* sums) {
   constexpr int n = Lanes<T>::count;
-  Vec<T> sum[F][X];
-  for (int f = 0; f < F; ++f)
-    for (int i = 0; i < X; ++i) sum[f][i] = sums[f * X + i];
+  Vec<T> sum[F][X] = {};
   for (int64_t v = 0; v < vectors; ++v, dz += n, x += n) {
     Vec<T> value[X];
     for (int i = 0; i < X; ++i) value[i] = load(x + i * stride);
@@ -121,7 +120,7 @@ inline void products(const T* dz, int64_t dz_stride, const T* x, int64_t stride,
     }
   }
   for (int f = 0; f < F; ++f)
-    for (int i = 0; i < X; ++i) sums[f * X + i] = sum[f][i];
+    for (int i = 0; i < X; ++i) sums[f * X + i] += sum[f][i];
 }
 
 // How many planes go together with a block of features.
@@ -168,12 +167,12 @@ void correlate(const T* dz, int64_t dz_stride, const T* x, int64_t stride, int64
 
 // The lanes of these sums added up, as (features, channels, side, side).
 template <class T>
-void collect(const Vec<T>* sums, int64_t features, int64_t channels, int64_t side, T* weight) {
+void collect(const Vec<T>* sums, int64_t features, int64_t channels, int64_t side, double* weight) {
   each_product(features, channels * side, side,
                [&](auto size, int64_t f, int64_t line, int64_t plane, auto wide) {
                  for (int i = 0; i < size(); ++i)
                    for (int j = 0; j < wide(); ++j, ++sums) {
-                     T total = 0;
+                     double total = 0;
                      for (int lane = 0; lane < Lanes<T>::count; ++lane) total += (*sums)[lane];
                      const int64_t channel = (plane + j) / side, column = (plane + j) % side;
                      weight[(((f + i) * channels + channel) * side + line) * side + column] = total;

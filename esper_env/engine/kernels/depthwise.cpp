@@ -42,10 +42,15 @@ class Depthwise {
     parallel(w_.threads, w_.rows * parts_.count, [&](int64_t task) {
       auto [stripes, padded] = memory();
       std::fill(stripes, stripes + taps_ * step_, T(0));
+      int64_t lines = 0;
       each_line(task / parts_.count, task % parts_.count, x, padded,
-                [&, s = stripes](const T* from, int64_t at) { products(from, dy + at, s); });
-      for (int64_t tap = 0; tap < taps_; ++tap)
-        add_up(stripes + tap * step_, w_.channels, &sums[task * size + tap * w_.channels]);
+                [&, s = stripes](const T* from, int64_t at) {
+                  products(from, dy + at, s);
+                  if (++lines % w_.height) return;
+                  for (int64_t tap = 0; tap < taps_; ++tap)  // no float sum is longer than an image
+                    add_up(s + tap * step_, w_.channels, &sums[task * size + tap * w_.channels]);
+                  std::fill(s, s + taps_ * step_, T(0));
+                });
     });
     for (int64_t row = 0; row < w_.rows; ++row)
       for (int64_t i = 0; i < size; ++i) {
