@@ -77,7 +77,7 @@ def test_single_precision_is_no_further_off_than_three_times_what_one_ulp_brings
                         (exact, pair.reference),
                     )
                 )
-                assert 0 < off
+                assert off > 0
                 assert off < 3 * ulp or own <= its
 
 
