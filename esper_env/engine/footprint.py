@@ -19,8 +19,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from esper_env.blueprints.catalogue import Blueprint
 from esper_env.contracts.action import Style
 from esper_env.contracts.facts import Place
-from esper_env.engine.junction import Branches, Junction, Section
+from esper_env.engine.junction import Branches, Junction
 from esper_env.engine.kernels.choice import choose
+from esper_env.engine.kernels.kernels import Rows
 from esper_env.engine.kinds import GATE
 from esper_env.engine.precision import TYPES, precision
 from esper_env.engine.setup import Setup
@@ -31,8 +32,8 @@ from esper_env.slots.grown import Graft, build_branch, build_gate, seeded
 
 ROWS = 2
 """Networks of a counting pass: a single one saves the kernels some copies."""
-VALUES_MEASURED = 8
-"""Values of a slot's shape that are there at once where a network is measured with and without a module: 6 in
+VALUES_MEASURED = 7
+"""Values of a slot's shape that are there at once where a network is measured with and without a module: 5 in
 the row that has it, 2 in the other."""
 MOST_DOUBLINGS = 3
 """Slots at which variants part, by default (`attribution.lattice_up_to`)."""
@@ -154,8 +155,9 @@ def _junction(graft: Graft, precise: str) -> Junction:
     run, gate = _run(precise), stacked(graft.gate, GATE) if graft.gate is not None else None
     forward = stacked(graft.branch, "branch.") or row_by_row(graft.branch, "branch.")
     alpha = torch.full((ROWS, 1, 1, 1, 1), 0.5, dtype=TYPES[precise])
-    branches = Branches(forward, _tensors(graft, precise), run, ROWS, gate)
-    return Junction(run, None, Section(0, torch.arange(ROWS).flip(0), [branches], alpha), None, False)
+    rows = Rows.of(range(ROWS)[::-1], alpha.device)
+    branches = Branches(0, rows, alpha, forward, _tensors(graft, precise), run, gate)
+    return Junction(run, [], [branches], [], False)
 
 
 def _part(module: nn.Module, kept: int, precise: str) -> Part:

@@ -175,8 +175,8 @@ class Program:
             measures[part.at, :4, group.slot] = torch.stack(values, dim=1)
         fossil = self._modules.fossil[self._envs]
         measures[:, :4].masked_fill_(self._sent(fossil)[:, None], torch.nan)
-        for section, ratio in ratios:
-            measures[section.rows, 4, section.slot] = ratio.to(measures.dtype)
+        for branches, ratio in ratios:
+            measures[branches.rows.index, 4, branches.slot] = ratio.to(measures.dtype)
         return measures
 
 

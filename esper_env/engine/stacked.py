@@ -18,7 +18,6 @@ from torch.nn.utils import parametrize
 from esper_env.blueprints.attention import ChannelAttention
 from esper_env.blueprints.norm import NormDelta
 from esper_env.engine.kernels.kernels import BatchNorm, GroupNorm, Kernels, Norm
-from esper_env.engine.kernels.torch_kernels import group_norm
 from esper_env.hosts.cnn import MeanHead
 from esper_env.slots.blend import Gate
 
@@ -167,11 +166,11 @@ def _conv2d(module: Any, prefix: str) -> Forward | None:
     return _convolution(module, prefix, [], [])
 
 
-def _group_norm(module: Any, prefix: str) -> Forward | None:
+def _group_norm(module: Any, prefix: str, less: bool = False) -> Forward | None:
     if not module.affine:
         return None
     norm = _norm(module, prefix)
-    return lambda run, tensors, x: group_norm(x, norm(run, tensors))  # type: ignore[arg-type]
+    return lambda run, tensors, x: run.kernels.group_norm(x, norm(run, tensors), less)  # type: ignore[arg-type]
 
 
 def _linear(module: Any, prefix: str) -> Forward | None:
@@ -197,7 +196,7 @@ def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[[Any, str], F
 
 def _mean_head(module: Any, prefix: str) -> Forward | None:
     linear = _linear(module.linear, f"{prefix}linear.")
-    return linear and (lambda run, tensors, x: linear(run, tensors, x.mean(dim=(2, 3))))
+    return linear and (lambda run, tensors, x: linear(run, tensors, run.kernels.mean(x)))
 
 
 def _channel_attention(module: Any, prefix: str) -> Forward | None:
@@ -206,15 +205,14 @@ def _channel_attention(module: Any, prefix: str) -> Forward | None:
     assert excite is not None
 
     def forward(run: Run, tensors: Tensors, x: Tensor) -> Tensor:
-        hidden = nn.functional.silu(squeeze(run, tensors, x.mean(dim=(2, 3))))
-        return x * (2 * torch.sigmoid(excite(run, tensors, hidden)) - 1)[:, :, None, None]
+        hidden = nn.functional.silu(squeeze(run, tensors, run.kernels.mean(x)))
+        return run.kernels.scale(x, 2 * torch.sigmoid(excite(run, tensors, hidden)) - 1)
 
     return forward
 
 
 def _norm_delta(module: Any, prefix: str) -> Forward | None:
-    norm = _group_norm(module.norm, f"{prefix}norm.")
-    return norm and (lambda run, tensors, x: norm(run, tensors, x) - x)
+    return _group_norm(module.norm, f"{prefix}norm.", less=True)
 
 
 def _gate(module: Any, prefix: str) -> Forward | None:
@@ -224,7 +222,7 @@ def _gate(module: Any, prefix: str) -> Forward | None:
     assert second is not None
 
     def forward(run: Run, tensors: Tensors, h: Tensor) -> Tensor:
-        hidden = relu(first(run, tensors, h.mean(dim=(2, 3))))
+        hidden = relu(first(run, tensors, run.kernels.mean(h)))
         return sigmoid(second(run, tensors, hidden))[:, :, None, None]
 
     return forward

@@ -1,6 +1,6 @@
 // Gradients of convolution, norm and ReLU.
+#include "group.h"
 #include "pool.h"
-#include "unit.h"
 
 namespace esper {
 namespace {
@@ -71,14 +71,9 @@ class Backward {
                        u_.relu, numbers + 5 * step_, channel(task));
   }
 
-  // Stripes of mean, factor and beta; without a norm 0, 1 and 0.
+  // Without a norm 0, 1 and 0.
   void stripes(int64_t row, const T* mean, const T* inverse, int64_t per_group, T* out) const {
-    for (int64_t f = 0; f < u_.out; ++f) {
-      out[f] = mean ? mean[f / per_group] : T(0);
-      out[step_ + f] = (u_.gamma ? u_.gamma[row][f] : T(1)) * (inverse ? inverse[f / per_group] : T(1));
-      out[2 * step_ + f] = u_.beta ? u_.beta[row][f] : T(0);
-    }
-    for (int i = 0; i < 3; ++i) repeat(out + i * step_, u_.out);
+    norm_stripes(u_.gamma[row], u_.beta[row], mean, inverse, per_group, u_.out, out);
   }
 
   // Stripes of what else the gradient of a norm consists of: slope and offset.
@@ -132,26 +127,12 @@ class Backward {
 
   // dz of one image of group normalization; its part of the gradients of gamma and beta is added to `total`.
   void group_image(const Desk& d, int64_t sample, double* total, T* dz) const {
-    const int64_t width = u_.out / u_.groups;
     const T *own = z(d.row, sample), *mean = u_.mean[d.row] + sample * u_.groups;
     const T* inverse = u_.inverse[d.row] + sample * u_.groups;
-    stripes(d.row, mean, inverse, width, d.numbers);
+    stripes(d.row, mean, inverse, u_.out / u_.groups, d.numbers);
     const T* gradient = unpooled(own, dy(d.row, sample), d.numbers, d.whole);
-    std::fill(d.sums, d.sums + 2 * u_.out, 0.0);
-    gradient_moments(own, gradient, u_.out, sample_, d.numbers, u_.relu, d.numbers + 5 * step_, d.sums);
-    const double count = double(at_.pixels() * width);
-    for (int64_t g = 0; g < u_.groups; ++g) {
-      double first = 0, second = 0;
-      const double inv = inverse[g];
-      for (int64_t f = g * width; f < (g + 1) * width; ++f) {
-        const double gamma = u_.gamma ? double(u_.gamma[d.row][f]) : 1.0;
-        first += gamma * d.sums[f], second += gamma * d.sums[u_.out + f];
-        total[f] += d.sums[f], total[u_.out + f] += inv * d.sums[u_.out + f];
-      }
-      std::fill_n(d.numbers + 3 * step_ + g * width, width, T(-inv * inv * inv * second / count));
-      std::fill_n(d.numbers + 4 * step_ + g * width, width, T(-inv * first / count));
-    }
-    repeat(d.numbers + 3 * step_, u_.out), repeat(d.numbers + 4 * step_, u_.out);
+    group_slopes(own, gradient, u_.out, sample_, u_.groups, u_.gamma[d.row], inverse, u_.relu, d.numbers,
+                 d.sums, total);
     normalize_back(own, gradient, u_.out, sample_, d.numbers, u_.relu, dz);
   }
 

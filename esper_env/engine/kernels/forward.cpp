@@ -1,6 +1,6 @@
 // Convolution, norm and ReLU, forward.
+#include "group.h"
 #include "pool.h"
-#include "unit.h"
 
 namespace esper {
 namespace {
@@ -66,14 +66,8 @@ class Forward {
     }
   }
 
-  // Stripes of mean, factor and beta of a row, normalized by the numbers given.
   void stripes(int64_t row, const T* mean, const T* inverse, int64_t per_group, T* out) const {
-    for (int64_t f = 0; f < u_.out; ++f) {
-      out[f] = mean[f / per_group];
-      out[step_ + f] = (u_.gamma ? u_.gamma[row][f] : T(1)) * inverse[f / per_group];
-      out[2 * step_ + f] = u_.beta ? u_.beta[row][f] : T(0);
-    }
-    for (int i = 0; i < 3; ++i) repeat(out + i * step_, u_.out);
+    norm_stripes(u_.gamma[row], u_.beta[row], mean, inverse, per_group, u_.out, out);
   }
 
   T* before(int64_t row, int64_t sample) const { return u_.z + (row * u_.samples + sample) * sample_; }
@@ -172,23 +166,11 @@ class Forward {
     moments(before(row, first), u_.out, count * sample_, d.numbers, d.numbers + step_, d.sums);
   }
 
-  // Group normalization of one image.
   void group_image(const Desk& d, int64_t row, int64_t sample) const {
     const T* z = before(row, sample);
-    std::copy(z, z + u_.out, d.numbers);
-    repeat(d.numbers, u_.out);
-    std::fill(d.sums, d.sums + 2 * u_.out, 0.0);
-    moments(z, u_.out, sample_, d.numbers, d.numbers + step_, d.sums);
-    const int64_t width = u_.out / u_.groups;
     T *mean = u_.mean[row] + sample * u_.groups, *inverse = u_.inverse[row] + sample * u_.groups;
-    for (int64_t g = 0; g < u_.groups; ++g) {
-      Moments all;
-      for (int64_t f = g * width; f < (g + 1) * width; ++f)
-        all.add(Moments::of(double(at_.pixels()), z[f], d.sums[f], d.sums[u_.out + f]));
-      mean[g] = T(all.mean);
-      inverse[g] = T(1 / std::sqrt(all.variance() + u_.eps));
-    }
-    stripes(row, mean, inverse, width, d.numbers);
+    group_statistics(z, u_.out, sample_, u_.groups, u_.eps, d.numbers, d.sums, mean, inverse);
+    stripes(row, mean, inverse, u_.out / u_.groups, d.numbers);
     follow(z, d.numbers, 1, d.whole, after(row, sample));
   }
 

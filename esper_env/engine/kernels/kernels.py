@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -44,6 +45,50 @@ class GroupNorm:
 
 
 Norm = BatchNorm | GroupNorm
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a value, each named once."""
+
+    index: Tensor
+    """int64 (row,)."""
+    piece: slice | None
+    """The same, where they lie one after another."""
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], device: torch.device) -> "Rows":
+        """These, in this order."""
+        first, count = numbers[0], len(numbers)
+        together = list(numbers) == list(range(first, first + count))
+        return cls(torch.tensor(numbers, device=device), slice(first, first + count) if together else None)
+
+    def take(self, x: Tensor) -> Tensor:
+        """(row, ...) of x; a view where they lie one after another."""
+        return x.index_select(0, self.index) if self.piece is None else x[self.piece]
+
+    def add(self, x: Tensor, value: Tensor) -> None:
+        """Add (row, ...) to them in x, in place."""
+        if self.piece is None:
+            x.index_add_(0, self.index, value.to(x.dtype))
+        else:
+            x[self.piece].add_(value)
+
+
+class Share(NamedTuple):
+    """What the modules of some rows add to a value h there: alpha times d, gate * d or h * tanh(d)."""
+
+    rows: Rows
+    h: Tensor
+    """The value in these rows, as `fork` gave it."""
+    d: Tensor
+    """Output of the branches, of h's shape."""
+    alpha: Tensor
+    """(row, 1, 1, 1, 1)."""
+    gate: Tensor | None
+    """(row, sample, 1, 1, 1), or None."""
+    multiplies: Tensor | None
+    """bool (row, 1, 1, 1, 1): it is h * tanh(d); None where no row has that. Never both with a gate."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +154,20 @@ class Kernels(Protocol):
     def select(self, x: Tensor, rows: Tensor) -> Tensor:
         """These rows, int64 (selected,), as a value of its own."""
 
-    def put(self, x: Tensor, rows: Tensor, value: Tensor) -> Tensor:
-        """X with these rows, each named once, replaced."""
+    def fork(self, x: Tensor, rows: Sequence[Rows]) -> tuple[Tensor, list[Tensor]]:
+        """X for `blend`, and the values of these rows: their gradients reach x in one go."""
+
+    def blend(self, x: Tensor, shares: Sequence[Share]) -> Tensor:
+        """X, as `fork` gave it, with the shares of modules added in their rows."""
+
+    def group_norm(self, x: Tensor, norm: GroupNorm, less: bool = False) -> Tensor:
+        """Group normalization; `less` subtracts x from the result."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Over pixels: (row, sample, channel)."""
+
+    def scale(self, x: Tensor, factor: Tensor) -> Tensor:
+        """X times a factor (row, sample, channel)."""
 
     def images(
         self,

@@ -73,6 +73,56 @@ void depthwise_forward(const Channelwise<T>& work, const T* x, T* y);
 template <class T>
 void depthwise_backward(const Channelwise<T>& work, const T* x, const T* dy, T* dx, T* dweight);
 
+// Group normalization by itself; with `less` the value itself is subtracted from the result.
+template <class T>
+struct Normed {
+  int threads;
+  int64_t rows, samples, pixels, channels, groups;
+  double eps;
+  bool less;
+  Rows<const T> gamma, beta;  // (channel)
+  T *mean, *inverse;          // (row, sample, group)
+};
+
+template <class T>
+void group_norm_forward(const Normed<T>& work, const T* x, T* y);
+// dx, dgamma and dbeta (row, channel) may be null.
+template <class T>
+void group_norm_backward(const Normed<T>& work, const T* x, const T* dy, T* dx, T* dgamma, T* dbeta);
+
+// Mean over pixels, (count, channel), and the product with factors (count, channel).
+template <class T>
+void mean_forward(const Images& at, const T* x, T* y);
+template <class T>
+void mean_backward(const Images& at, const T* dy, T* dx);
+template <class T>
+void scale_forward(const Images& at, const T* x, const T* factor, T* y);
+// dx and dfactor may be null.
+template <class T>
+void scale_backward(const Images& at, const T* x, const T* factor, const T* dy, T* dx, T* dfactor);
+
+// What a module adds to the value h of its row: alpha d, alpha gate d or alpha h tanh(d); and the places of
+// its gradients, which may be null.
+template <class T>
+struct Share {
+  T alpha = 0;
+  const T *h = nullptr, *d = nullptr, *gate = nullptr, *tanh = nullptr;  // (sample, size); gate (sample)
+  T *dh = nullptr, *dd = nullptr, *dgate = nullptr;
+};
+
+// A share for each row of a value (row, sample, size).
+template <class T>
+struct Mixture {
+  int threads;
+  int64_t samples, size;
+  const std::vector<Share<T>>& shares;
+};
+
+template <class T>
+void mix_forward(const Mixture<T>& work, Rows<const T> x, T* y);
+template <class T>
+void mix_backward(const Mixture<T>& work, const T* dy);
+
 // Images to be cut out of images (height, width, channel); down is null for whole ones.
 struct Crops {
   int threads;

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm
+from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm, Rows, Share
 from esper_env.engine.kernels.torch_kernels import TorchKernels, shape_of
 
 _ops = torch.ops.esper
@@ -99,6 +99,27 @@ class NativeKernels(TorchKernels):
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Kernels`."""
         return _ops.depthwise(x, weight)
+
+    def blend(self, x: Tensor, shares: Sequence[Share]) -> Tensor:
+        """See `Kernels`."""
+        rows, hs, ds, alphas, gates, multiplies = zip(*shares, strict=True)
+        return _ops.mix(x, [each.index for each in rows], hs, ds, alphas, gates, multiplies)
+
+    def added(self, x: Tensor, rows: Sequence[Rows], values: Sequence[Tensor]) -> Tensor:
+        """See `TorchKernels`."""
+        return _ops.add_rows(x, [each.index for each in rows], values)
+
+    def group_norm(self, x: Tensor, norm: GroupNorm, less: bool = False) -> Tensor:
+        """See `Kernels`."""
+        return _ops.group_norm(x, norm.weight, norm.bias, norm.groups, norm.eps, less)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return _ops.mean(x)
+
+    def scale(self, x: Tensor, factor: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return _ops.scale(x, factor)
 
     def images(
         self,

@@ -6,13 +6,13 @@ here with the channels last in memory: on a CPU that is up to twice as fast as t
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm
+from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm, Rows, Share
 from esper_env.tasks.loader import crop_flip
 
 Form = Literal["channels_last", "planes", "rows"]
@@ -54,7 +54,7 @@ class TorchKernels:
         if isinstance(norm, BatchNorm):
             z = _values(_batch_norm(_planes(z), norm), len(weight))
         if isinstance(norm, GroupNorm):
-            z = group_norm(z, norm)
+            z = self.group_norm(z, norm)
         y = z.relu() if relu else z
         return self.max_pool(y) if pool else y
 
@@ -87,9 +87,41 @@ class TorchKernels:
         """See `Kernels`."""
         return x.index_select(0, rows)
 
-    def put(self, x: Tensor, rows: Tensor, value: Tensor) -> Tensor:
+    def fork(self, x: Tensor, rows: Sequence[Rows]) -> tuple[Tensor, list[Tensor]]:
         """See `Kernels`."""
-        return x.index_copy(0, rows, value.to(x.dtype))
+        if not x.requires_grad:
+            return x, [each.take(x) for each in rows]
+        own, *values = _Fork.apply(x, rows, self)
+        return own, values
+
+    def blend(self, x: Tensor, shares: Sequence[Share]) -> Tensor:
+        """See `Kernels`."""
+        values = [share.alpha * _scaled(share) for share in shares]
+        return _Add.apply(x, [share.rows for share in shares], *values)
+
+    def added(self, x: Tensor, rows: Sequence[Rows], values: Sequence[Tensor]) -> Tensor:
+        """X with values added in these rows. Not differentiable."""
+        y = x.clone()
+        for each, value in zip(rows, values, strict=True):
+            each.add(y, value)
+        return y
+
+    def group_norm(self, x: Tensor, norm: GroupNorm, less: bool = False) -> Tensor:
+        """See `Kernels`."""
+        rows, samples, height, width, channels = x.shape
+        planes = x.permute(0, 1, 4, 2, 3).reshape(rows * samples, channels, height, width)
+        normalized = F.group_norm(planes, norm.groups, eps=norm.eps)
+        back = normalized.view(rows, samples, channels, height, width).permute(0, 1, 3, 4, 2)
+        y = torch.addcmul(norm.bias[:, None, None, None], back, norm.weight[:, None, None, None])
+        return y - x if less else y
+
+    def mean(self, x: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return x.mean(dim=(2, 3))
+
+    def scale(self, x: Tensor, factor: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return x * factor[:, :, None, None]
 
     def images(
         self,
@@ -134,6 +166,48 @@ class TorchKernels:
             taken += size
 
 
+class _Fork(torch.autograd.Function):
+    """A value, and rows of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Sequence[Rows], kernels: TorchKernels) -> tuple[Tensor, ...]:
+        ctx.rows, ctx.kernels = rows, kernels
+        ctx.set_materialize_grads(False)
+        return x.view_as(x), *[each.take(x) for each in rows]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        gradient, *values = gradients
+        parts = [part for part in zip(ctx.rows, values, strict=True) if part[1] is not None]
+        return ctx.kernels.added(gradient, *zip(*parts, strict=True)) if parts else gradient, None, None
+
+
+class _Add(torch.autograd.Function):
+    """A value with others added in some rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Sequence[Rows], *values: Tensor) -> Tensor:
+        ctx.rows, ctx.types = rows, [value.dtype for value in values]
+        y = x.clone()
+        for each, value in zip(rows, values, strict=True):
+            each.add(y, value)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        values = [each.take(gradient).to(own) for each, own in zip(ctx.rows, ctx.types, strict=True)]
+        return gradient, None, *values
+
+
+def _scaled(share: Share) -> Tensor:
+    if share.gate is not None:
+        return share.gate * share.d
+    if share.multiplies is not None:
+        return torch.where(share.multiplies, share.h * torch.tanh(share.d), share.d)
+    return share.d
+
+
 def _runs(gradients: Sequence[Gradient]) -> list[tuple[slice, slice]]:
     """Tensors that lie one behind the other: which, and where they are in a row. Mostly there is one run."""
     runs: list[tuple[slice, slice]] = []
@@ -167,15 +241,6 @@ def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         for own, kernel, offset in zip(x, weight, biases, strict=True)
     ]
     return torch.stack([row.permute(0, 2, 3, 1) for row in rows])
-
-
-def group_norm(z: Tensor, norm: GroupNorm) -> Tensor:
-    """Over (row, sample, height, width, channel), with parameters of each row."""
-    rows, samples, height, width, channels = z.shape
-    planes = z.permute(0, 1, 4, 2, 3).reshape(rows * samples, channels, height, width)
-    normalized = F.group_norm(planes, norm.groups, eps=norm.eps)
-    back = normalized.view(rows, samples, channels, height, width).permute(0, 1, 3, 4, 2)
-    return torch.addcmul(norm.bias[:, None, None, None], back, norm.weight[:, None, None, None])
 
 
 def _batch_norm(z: Tensor, norm: BatchNorm) -> Tensor:
