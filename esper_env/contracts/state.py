@@ -149,9 +149,13 @@ class SlotState(_Arrays):
 
     def remove_module(self, index: Index) -> None:
         """Forget the modules at `index`, but neither the stage nor how many modules there have been."""
+        at = np.arange(self.stage.size).reshape(self.stage.shape)[index].ravel()
         for name, empty in _EMPTY[type(self)]:
-            if name not in ("stage", "planting"):
-                getattr(self, name)[index] = empty
+            array = getattr(self, name)
+            if array.ndim > 2:
+                array[index] = empty
+            elif name not in ("stage", "planting"):
+                array.put(at, empty)  # a fifth of the time of an assignment by environment and slot
 
     @property
     def params(self) -> NDArray[np.int64]:
