@@ -158,6 +158,24 @@ def test_scaling_steps_as_many_live_modules_as_it_says_and_its_parts_are_the_who
     running.env.close()
 
 
+def test_a_mixture_does_the_work_of_the_average_of_uniform_environments(work):
+    mixtures = import_module("mixtures")
+    running = mixtures.cases(work("W1", num_envs=7, batches=1))
+    kinds = {name: each._slots.blueprint for name, each in running.items()}
+    mixed, bare = kinds.pop(mixtures.MIXED), kinds.pop(mixtures.BARE)
+    assert bare.shape == (7, 0)
+    assert not kinds.pop(mixtures.EMPTY).any()
+    assert len(kinds) == 7
+    for slot in range(3):
+        assert sorted(mixed[:, slot]) == sorted(each[0, slot] for each in kinds.values())
+    for each in running.values():
+        each.epoch()
+        each.epoch()
+    text = mixtures.table(running)
+    assert "against the mixture: " in text
+    assert "empty slots against none: " in text
+
+
 def test_the_command_measures_writes_and_says_what_it_skipped(tmp_path, monkeypatch, capsys):
     throughput = import_module("throughput")
     machine = import_module("machine")

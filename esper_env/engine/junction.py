@@ -45,9 +45,14 @@ class Branches:
         """The branch's output for the host's value h in these rows; notes the ratio of their sizes."""
         d = self.forward(self.run, self.tensors, h)
         if ratios is not None:
-            size = _rms(h)
-            ratios.append((self, torch.where(size > 0, _rms(d) / size, torch.nan)))
+            size = self._rms(h)
+            ratios.append((self, torch.where(size > 0, self._rms(d) / size, torch.nan)))
         return d
+
+    def _rms(self, x: Tensor) -> Tensor:
+        """(row,). In steps: torch would share out a long sum to threads, and round as many as there are."""
+        squares: Tensor = self.run.kernels.mean(x.detach().square())
+        return squares.mean(dim=1).mean(dim=1).sqrt()
 
     def share(self, source: Tensor, h: Tensor, ratios: "Ratios | None") -> Share:
         """What is added to the host's value h; branch and gate see `source`: h, perhaps without gradient."""
@@ -119,11 +124,6 @@ class Junction:
         """Make alpha, (row,), that of a new epoch."""
         for each in (*self.isolated, *self.blended, *self.idle):
             each.load(alphas)
-
-
-def _rms(x: Tensor) -> Tensor:
-    """(row,)."""
-    return x.detach().square().mean(dim=tuple(range(1, x.ndim))).sqrt()
 
 
 @dataclass(frozen=True)

@@ -190,8 +190,8 @@ def _halves(pool: nn.MaxPool2d) -> bool:
     return plain and (pool.kernel_size, pool.stride, pool.padding, pool.dilation) == (2, 2, 0, 1)
 
 
-def _elementwise(function: Callable[[Tensor], Tensor]) -> Callable[[Any, str], Forward]:
-    return lambda module, prefix: lambda run, tensors, x: function(x)
+def _elementwise(function: Callable[[Run, Tensor], Tensor]) -> Callable[[Any, str], Forward]:
+    return lambda module, prefix: lambda run, tensors, x: function(run, x)
 
 
 def _mean_head(module: Any, prefix: str) -> Forward | None:
@@ -205,8 +205,9 @@ def _channel_attention(module: Any, prefix: str) -> Forward | None:
     assert excite is not None
 
     def forward(run: Run, tensors: Tensors, x: Tensor) -> Tensor:
-        hidden = nn.functional.silu(squeeze(run, tensors, run.kernels.mean(x)))
-        return run.kernels.scale(x, 2 * torch.sigmoid(excite(run, tensors, hidden)) - 1)
+        kernels = run.kernels
+        hidden = kernels.silu(squeeze(run, tensors, kernels.mean(x)))
+        return kernels.scale(x, 2 * kernels.sigmoid(excite(run, tensors, hidden)) - 1)
 
     return forward
 
@@ -216,14 +217,14 @@ def _norm_delta(module: Any, prefix: str) -> Forward | None:
 
 
 def _gate(module: Any, prefix: str) -> Forward | None:
-    into, relu, out, sigmoid = module.layers
+    into, relu, out, _ = module.layers
     first, second = _linear(into, f"{prefix}layers.0."), _linear(out, f"{prefix}layers.2.")
     assert first is not None
     assert second is not None
 
     def forward(run: Run, tensors: Tensors, h: Tensor) -> Tensor:
         hidden = relu(first(run, tensors, run.kernels.mean(h)))
-        return sigmoid(second(run, tensors, hidden))[:, :, None, None]
+        return run.kernels.sigmoid(second(run, tensors, hidden))[:, :, None, None]
 
     return forward
 
@@ -233,10 +234,10 @@ _LAYERS: dict[type[nn.Module], Callable[[Any, str], Forward | None]] = {
     nn.Conv2d: _conv2d,
     nn.GroupNorm: _group_norm,
     nn.MaxPool2d: _max_pool,
-    nn.ReLU: _elementwise(torch.relu),
-    nn.SiLU: _elementwise(nn.functional.silu),
-    nn.Sigmoid: _elementwise(torch.sigmoid),
-    nn.Identity: _elementwise(lambda x: x),
+    nn.ReLU: _elementwise(lambda run, x: x.relu()),
+    nn.SiLU: _elementwise(lambda run, x: run.kernels.silu(x)),
+    nn.Sigmoid: _elementwise(lambda run, x: run.kernels.sigmoid(x)),
+    nn.Identity: _elementwise(lambda run, x: x),
     MeanHead: _mean_head,
     ChannelAttention: _channel_attention,
     NormDelta: _norm_delta,

@@ -13,7 +13,8 @@ from esper_env.slots.blend import blend
 
 CPU = torch.device("cpu")
 KERNELS = {"torch": TorchKernels({}, "channels_last"), "native": NativeKernels()}
-SHAPES = [(1, 1, 1, 1), (5, 4, 6, 8), (3, 7, 5, 3), (2, 16, 16, 12)]
+SHAPES = [(1, 1, 1, 1), (5, 4, 6, 8), (3, 7, 5, 3), (40, 16, 16, 12)]
+"""Samples, height, width, channels; the last so large that a row is the work of several tasks."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +51,7 @@ class Slot:
         return [self.x, *self.factors, self.gate]
 
     def by(self, kernels):
+        """In the order of the groups' rows, some of which lie one after another."""
         rows = [Rows.of(at, CPU) for at in self.groups]
         x, values = kernels.fork(self.x, rows)
         sources = [h.detach() if self.detach else h for h in values]
@@ -116,9 +118,16 @@ def test_wrong_shares_are_refused():
         (Share(rows, d, d.float(), alpha, None, None), "of Float, x has"),
         (Share(rows, d, d, alpha.repeat(2, 1, 1, 1, 1), None, None), "alpha has shape"),
         (Share(rows, d, d, alpha, drawn(1, 2, 1, 1, 1), None), "gate has shape"),
+        (Share(rows, d, d, alpha, drawn(1, 3, 1, 1, 1).float(), None), "gate has shape .* of Float"),
+        (Share(rows, d[:, :2], d, alpha, None, torch.ones(1, dtype=torch.bool)), "share of 1 rows has shape"),
+        (Share(rows, d, d, alpha, None, torch.ones(2, dtype=torch.bool)), "multiplies has shape"),
     ):
         with pytest.raises(ValueError, match=message):
             kernels.blend(x, [share])
+    with pytest.raises(ValueError, match="row 1 is named twice"):
+        kernels.blend(x, [Share(rows, d, d, alpha, None, None)] * 2)
+    with pytest.raises(ValueError, match="not a number for each of 5 channels"):
+        kernels.group_norm(x, GroupNorm(drawn(2, 4), drawn(2, 5), 1, 1e-5))
     with pytest.raises(IndexError, match="row 2 of 2"):
         kernels.blend(x, [Share(Rows.of([2], CPU), d, d, alpha, None, None)])
 
@@ -155,14 +164,69 @@ def test_means_and_factors_by_channel_are_those_of_torch(name, shape):
         assert_near(torch.autograd.grad(own, leaves, dy), torch.autograd.grad(other, leaves, dy))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigmoid_silu_and_tanh_are_those_of_torch(dtype):
+    """Tanh by way of a module that multiplies."""
+    kernels, alpha = KERNELS["native"], torch.ones(1, 1, 1, 1, 1, dtype=dtype)
+    x = torch.cat([torch.linspace(-100, 100, 4001), torch.logspace(-30, 0, 99), torch.zeros(1)]).to(dtype)
+    x.requires_grad_()
+
+    def tanh(value):
+        d, one = value.view(1, 1, 1, -1, 1), torch.ones(1, 1, 1, len(value), 1, dtype=dtype)
+        share = Share(Rows.of([0], CPU), one, d, alpha, None, torch.ones(1, dtype=torch.bool))
+        return kernels.blend(one, [share]).flatten() - 1
+
+    for mine, theirs in ((kernels.sigmoid, torch.sigmoid), (kernels.silu, F.silu), (tanh, torch.tanh)):
+        pairs = [(mine(x), theirs(x.double()))]
+        pairs.append(tuple(torch.autograd.grad(y.sum(), x)[0] for y in pairs[0]))
+        for own, other in pairs:
+            assert (own - other).abs().max() <= (3e-7 if dtype == torch.float32 else 1e-12) * 100
+            close = (own - other).abs() <= 4e-7 * other.abs() + (2e-7 if mine is tanh else 1e-37)
+            assert (
+                dtype == torch.float64 or mine is not kernels.sigmoid or own is not pairs[0][0] or close.all()
+            )
+    for odd in (torch.nan, torch.inf, -torch.inf):
+        one = torch.full((3,), odd, dtype=dtype)
+        assert torch.equal(kernels.sigmoid(one).nan_to_num(9), torch.sigmoid(one).nan_to_num(9))
+    assert kernels.silu(torch.tensor([torch.nan], dtype=dtype)).isnan()
+
+
+def test_a_value_has_the_same_bits_wherever_it_stands():
+    """Torch's sigmoid has not: the last few of a tensor go another way."""
+    x = torch.randn(5, 13, generator=torch.Generator().manual_seed(0)) * 3
+    for function in (KERNELS["native"].sigmoid, KERNELS["native"].silu):
+        every = function(x)
+        for row in range(5):
+            assert torch.equal(function(x[row : row + 1].clone()), every[row : row + 1])
+
+
+def test_a_second_derivative_is_refused():
+    x = drawn(2, 3, 4, 4, 8).requires_grad_()
+    native, weight = KERNELS["native"], drawn(2, 8)
+    for y in (
+        native.mean(x), native.scale(x, drawn(2, 3, 8)), native.silu(x),
+        native.group_norm(x, GroupNorm(weight, weight, 2, 1e-5)), native.max_pool(x),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+            torch.autograd.grad(y.sum(), x, create_graph=True)
+
+
 def test_other_rows_and_threads_change_no_bit():
-    x, weight, bias = (drawn(*size, dtype=torch.float32) for size in ((4, 40, 9, 9, 8), (4, 8), (4, 8)))
+    sizes = (4, 40, 16, 16, 8), (4, 8), (4, 8)
+    x, weight, bias = (drawn(*size, dtype=torch.float32) for size in sizes)
     kernels, before = KERNELS["native"], torch.get_num_threads()
 
     def results(rows):
         own = [each[rows].clone().requires_grad_() for each in (x, weight, bias)]
         normed = kernels.group_norm(own[0], GroupNorm(own[1], own[2], 2, 1e-5), True)
         y = kernels.scale(normed, 1 + kernels.mean(normed))
+        count = len(y)
+        for index in range(3):  # gated, multiplied, added
+            at = Rows.of(range(count), CPU)
+            y, (h,) = kernels.fork(y, [at])
+            gate = kernels.sigmoid(kernels.mean(h).mean(2))[..., None, None, None] if index == 0 else None
+            multiplies = torch.ones(count, dtype=torch.bool) if index == 1 else None
+            y = kernels.blend(y, [Share(at, h, h * 0.7, torch.full((count, 1), 0.3), gate, multiplies)])
         return [y, *torch.autograd.grad(y, own, torch.ones_like(y))]
 
     try:

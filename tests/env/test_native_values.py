@@ -42,10 +42,12 @@ def test_pooling_and_its_gradient_are_those_of_torch_ties_included(height, width
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])
-@pytest.mark.parametrize("channels", [1, 3, 8, 32])
-def test_depthwise_convolution_and_its_gradients_are_those_of_torch(channels, side):
+@pytest.mark.parametrize(
+    ("channels", "size"), [(1, (21, 7, 9)), (3, (21, 7, 9)), (8, (40, 16, 16)), (32, (21, 7, 9))]
+)
+def test_depthwise_convolution_and_its_gradients_are_those_of_torch(channels, size, side):
     random = torch.Generator().manual_seed(side)
-    x = torch.randn(3, 21, 7, 9, channels, generator=random, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, *size, channels, generator=random, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(
         3, channels, 1, side, side, generator=random, dtype=torch.float64, requires_grad=True
     )

@@ -55,7 +55,7 @@ def test_an_epoch_of_full_size_agrees_in_double_precision(engine: str) -> None:
 def test_single_precision_is_no_further_off_than_three_times_what_one_ulp_brings(
     host: str, engine: str
 ) -> None:
-    """From the reference; or no further from the same life in double precision than that is (016)."""
+    """On `minimal`, where the reference itself is: no further from double precision than that is (016)."""
     for seed in (1, 2):
         pair, exact = Pair(12, engine, host=host), small(12, "reference", DOUBLE, host=host)
         other = small(12, "reference", host=host)
@@ -67,6 +67,8 @@ def test_single_precision_is_no_further_off_than_three_times_what_one_ulp_brings
             actions = lively(pair.reference, pair.info, rng)
             for env in (pair, exact, other):
                 env.step(actions)
+            for env in (pair.fused, exact, other):
+                np.testing.assert_array_equal(env._state.slots.stage, pair.reference._state.slots.stage)
             if number in (1, 20):
                 off, ulp, own, its = (
                     _mean(distances(first, second))
@@ -78,7 +80,7 @@ def test_single_precision_is_no_further_off_than_three_times_what_one_ulp_brings
                     )
                 )
                 assert off > 0
-                assert off < 3 * ulp or own <= its
+                assert off < 3 * ulp or (host == "minimal" and own <= its)
 
 
 def _mean(each: NDArray[np.float64]) -> float:

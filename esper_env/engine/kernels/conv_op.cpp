@@ -64,7 +64,7 @@ struct Conv : torch::autograd::Function<Conv> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    TORCH_CHECK(!at::GradMode::is_enabled(), "esper::conv cannot be differentiated twice");
+    once();
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &z = saved[7], dy = gradients[0].contiguous();
     const Settings set{ctx->saved_data["norm"].toInt(),
@@ -95,8 +95,8 @@ Tensor conv(const Tensor& x, const Tensor& weight, const Maybe& bias, int64_t no
             bool training, double momentum, double eps, bool relu, bool pool) {
   const Tensor all[] = {checked_values(x), row_wise(weight), defined(bias), defined(gamma), defined(beta)};
   same_type(x, weight, "weight", 5);
-  same_type(x, all[2], "bias", 2), same_type(x, all[3], "norm.weight", 2),
-      same_type(x, all[4], "norm.bias", 2);
+  by_channel(x, all[2], "bias", weight.size(1)), by_channel(x, all[3], "norm.weight", weight.size(1));
+  by_channel(x, all[4], "norm.bias", weight.size(1));
   TORCH_CHECK_VALUE(
       weight.size(2) == x.size(4) && weight.size(3) == weight.size(4) && weight.size(3) % 2 == 1,
       "weight has shape ", weight.sizes(), ", x has ", x.sizes());

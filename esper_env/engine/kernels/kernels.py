@@ -61,7 +61,9 @@ class Rows:
         """These, in this order."""
         first, count = numbers[0], len(numbers)
         together = list(numbers) == list(range(first, first + count))
-        return cls(torch.tensor(numbers, device=device), slice(first, first + count) if together else None)
+        if together:  # made on the device, not sent there
+            return cls(torch.arange(first, first + count, device=device), slice(first, first + count))
+        return cls(torch.tensor(numbers, device=device), None)
 
     def take(self, x: Tensor) -> Tensor:
         """(row, ...) of x; a view where they lie one after another."""
@@ -69,8 +71,9 @@ class Rows:
 
     def add(self, x: Tensor, value: Tensor) -> None:
         """Add (row, ...) to them in x, in place."""
+        value = value.to(x.dtype)
         if self.piece is None:
-            x.index_add_(0, self.index, value.to(x.dtype))
+            x.index_add_(0, self.index, value)
         else:
             x[self.piece].add_(value)
 
@@ -168,6 +171,12 @@ class Kernels(Protocol):
 
     def scale(self, x: Tensor, factor: Tensor) -> Tensor:
         """X times a factor (row, sample, channel)."""
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """1 / (1 + exp(-x)), of any shape (row, ...)."""
+
+    def silu(self, x: Tensor) -> Tensor:
+        """X times its sigmoid, of any shape (row, ...)."""
 
     def images(
         self,

@@ -1,5 +1,5 @@
 // The value after a slot: each row's own with what its module adds.
-#include "lanes.h"
+#include "exponential.h"
 #include "native.h"
 
 namespace esper {
@@ -36,17 +36,18 @@ T product(const T* a, const T* b, int64_t size) {
 template <class T>
 void mix_forward(const Mixture<T>& work, Rows<const T> values, T* y) {
   each_part(work, [&](const Share<T>& share, int64_t row, int64_t first, int64_t last) {
-    const T *x = values[row], *d = share.tanh ? share.tanh : share.d;
+    const T *x = values[row], *d = share.d;
     T* to = y + row * work.samples * work.size;
     if (!d)
       std::memcpy(to + first * work.size, x + first * work.size, (last - first) * work.size * sizeof(T));
     for (int64_t sample = d ? first : last; sample < last; ++sample) {
       const T times = share.gate ? share.alpha * share.gate[sample] : share.alpha;
-      const int64_t begin = sample * work.size, end = begin + work.size;
-      if (share.tanh)
-        for (int64_t i = begin; i < end; ++i) to[i] = x[i] + times * (x[i] * d[i]);
+      const int64_t at = sample * work.size;
+      if (share.multiplies)
+        map(x + at, d + at, work.size, to + at,
+            [times](Vec<T> h, Vec<T> v) { return h + times * (h * hyperbolic_tangent<T>(v)); });
       else
-        for (int64_t i = begin; i < end; ++i) to[i] = x[i] + times * d[i];
+        map(x + at, d + at, work.size, to + at, [times](Vec<T> h, Vec<T> v) { return h + times * v; });
     }
   });
 }
@@ -57,18 +58,23 @@ void mix_backward(const Mixture<T>& work, const T* gradient) {
     const T* dy = gradient + row * work.samples * work.size;
     for (int64_t sample = first; sample < last; ++sample) {
       const T times = share.gate ? share.alpha * share.gate[sample] : share.alpha;
-      const int64_t begin = sample * work.size, end = begin + work.size;
-      T *dd = share.dd, *dh = share.dh;
-      if (share.dgate) share.dgate[sample] = share.alpha * product(dy + begin, share.d + begin, work.size);
-      if (dd && share.tanh)
-        for (int64_t i = begin; i < end; ++i)
-          dd[i] = times * dy[i] * share.h[i] * (1 - share.tanh[i] * share.tanh[i]);
-      else if (dd)
-        for (int64_t i = begin; i < end; ++i) dd[i] = times * dy[i];
-      if (dh && share.tanh)
-        for (int64_t i = begin; i < end; ++i) dh[i] = times * dy[i] * share.tanh[i];
-      else if (dh)
-        std::fill(dh + begin, dh + end, T(0));
+      const int64_t at = sample * work.size;
+      T *dd = share.dd ? share.dd + at : nullptr, *dh = share.dh ? share.dh + at : nullptr;
+      if (share.dgate) share.dgate[sample] = share.alpha * product(dy + at, share.d + at, work.size);
+      if (!share.multiplies) {
+        if (dd) map(dy + at, dy + at, work.size, dd, [times](Vec<T> g, Vec<T>) { return times * g; });
+        if (dh) std::fill(dh, dh + work.size, T(0));
+        continue;
+      }
+      if (dh)
+        map(dy + at, share.d + at, work.size, dh,
+            [times](Vec<T> g, Vec<T> v) { return times * g * hyperbolic_tangent<T>(v); });
+      if (!dd) continue;
+      map(share.d + at, share.h + at, work.size, dd, [times](Vec<T> v, Vec<T> h) {
+        const Vec<T> t = hyperbolic_tangent<T>(v);
+        return times * h * (1 - t * t);
+      });
+      map(dd, dy + at, work.size, dd, [](Vec<T> v, Vec<T> g) { return v * g; });
     }
   });
 }

@@ -101,12 +101,20 @@ void scale_forward(const Images& at, const T* x, const T* factor, T* y);
 template <class T>
 void scale_backward(const Images& at, const T* x, const T* factor, const T* dy, T* dx, T* dfactor);
 
+enum class Activation { logistic, silu };
+
+template <class T>
+void activation_forward(int threads, Activation kind, int64_t size, const T* x, T* y);
+template <class T>
+void activation_backward(int threads, Activation kind, int64_t size, const T* x, const T* dy, T* dx);
+
 // What a module adds to the value h of its row: alpha d, alpha gate d or alpha h tanh(d); and the places of
 // its gradients, which may be null.
 template <class T>
 struct Share {
   T alpha = 0;
-  const T *h = nullptr, *d = nullptr, *gate = nullptr, *tanh = nullptr;  // (sample, size); gate (sample)
+  bool multiplies = false;
+  const T *h = nullptr, *d = nullptr, *gate = nullptr;  // (sample, size); gate (sample)
   T *dh = nullptr, *dd = nullptr, *dgate = nullptr;
 };
 

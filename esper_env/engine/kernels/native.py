@@ -121,6 +121,14 @@ class NativeKernels(TorchKernels):
         """See `Kernels`."""
         return _ops.scale(x, factor)
 
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """See `Kernels`. Torch's own rounds a value as its place among others has it."""
+        return _ops.sigmoid(x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """See `Kernels`, and `sigmoid`."""
+        return _ops.silu(x)
+
     def images(
         self,
         images: Tensor,

@@ -42,6 +42,19 @@ inline void same_type(const Tensor& x, const Tensor& other, const char* name, in
                     other.sizes(), " on ", other.device(), ", x has ", x.sizes(), " on the CPU");
 }
 
+// A number for each channel of x (..., channel), or for each of `channels` features of the result.
+inline void by_channel(const Tensor& x, const Tensor& other, const char* name, int64_t channels = -1) {
+  same_type(x, other, name, 2);
+  channels = channels < 0 ? x.size(4) : channels;
+  TORCH_CHECK_VALUE(!other.defined() || other.size(1) == channels, name, " has shape ", other.sizes(),
+                    ", not a number for each of ", channels, " channels");
+}
+
+// Backward passes are not differentiable themselves.
+inline void once() {
+  TORCH_CHECK(!at::GradMode::is_enabled(), "the operations of esper cannot be differentiated twice");
+}
+
 // Values (row, sample, height, width, channel) on the CPU, in memory as they should be.
 inline Tensor checked_values(const Tensor& x) {
   TORCH_CHECK_VALUE(x.dim() == 5 && x.is_cpu(), "x has shape ", x.sizes(), " on ", x.device(),

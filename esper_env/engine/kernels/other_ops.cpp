@@ -19,6 +19,7 @@ struct MaxPool : torch::autograd::Function<MaxPool> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
     const Tensor x = ctx->get_saved_variables()[0], dy = gradients[0].contiguous(),
                  dx = empty(x.sizes(), x.options());
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "esper::max_pool_backward", [&] {
@@ -53,6 +54,7 @@ struct Depthwise : torch::autograd::Function<Depthwise> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], dy = gradients[0].contiguous();
     variable_list out(2);

@@ -37,6 +37,7 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], dy = gradients[0].contiguous();
     variable_list out(6);
@@ -56,7 +57,7 @@ struct GroupNorm : torch::autograd::Function<GroupNorm> {
 Tensor group_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, int64_t groups, double eps,
                   bool less) {
   const Tensor values = checked_values(x).contiguous(), factor = row_wise(gamma), offset = row_wise(beta);
-  same_type(x, factor, "weight", 2), same_type(x, offset, "bias", 2);
+  by_channel(x, factor, "weight"), by_channel(x, offset, "bias");
   TORCH_CHECK_VALUE(groups > 0 && x.size(4) % groups == 0, "groups=", groups, " do not divide ", x.size(4),
                     " channels");
   return GroupNorm::apply(values, factor, offset, groups, eps, less);
@@ -73,6 +74,7 @@ struct Mean : torch::autograd::Function<Mean> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
     const Tensor dy = gradients[0].contiguous(),
                  dx = empty(ctx->saved_data["sizes"].toIntVector(), dy.options());
     AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "esper::mean_backward", [&] {
@@ -96,6 +98,7 @@ struct Scale : torch::autograd::Function<Scale> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &factor = saved[1], dy = gradients[0].contiguous();
     variable_list out(2);
@@ -119,18 +122,17 @@ Tensor scale(const Tensor& x, const Tensor& factor) {
 
 // Modules of one kind in some rows of a value: what is read of them. Undefined is what they don't have.
 struct Sharing {
-  Tensor rows, alpha, h, d, gate, tanh, multiplies;
+  Tensor rows, alpha, h, d, gate, multiplies;
 
   int64_t count() const { return rows.numel(); }
   int64_t row(int64_t i) const { return rows.const_data_ptr<int64_t>()[i]; }
-  bool multiplied(int64_t i) const { return multiplies.defined() && multiplies.const_data_ptr<bool>()[i]; }
 
   template <class T>
   Share<T> share(int64_t i) const {
     Share<T> out;
     out.alpha = alpha.defined() ? alpha.const_data_ptr<T>()[i] : T(1);
     out.h = at<T>(h, i), out.d = at<T>(d, i), out.gate = at<T>(gate, i);
-    if (multiplied(i)) out.tanh = at<T>(tanh, i);
+    out.multiplies = multiplies.defined() && multiplies.const_data_ptr<bool>()[i];
     return out;
   }
   template <class T>
@@ -155,25 +157,21 @@ Tensor mixed(const Tensor& x, const std::vector<Sharing>& groups) {
 
 struct Mix : torch::autograd::Function<Mix> {
   // Inputs: x, then of every group d, perhaps the gate, and perhaps h, which has a gradient where multiplied.
-  static Tensor forward(AutogradContext* ctx, at::TensorList inputs, std::vector<Sharing> groups) {
-    for (Sharing& group : groups) {
-      if (!group.multiplies.defined()) continue;
-      group.tanh = empty(group.d.sizes(), group.d.options());
-      for (int64_t i = 0; i < group.count(); ++i)
-        if (Tensor to = group.tanh[i]; group.multiplied(i)) at::tanh_out(to, group.d[i]);
-    }
+  static Tensor forward(AutogradContext* ctx, at::TensorList inputs, const std::vector<Sharing>& groups) {
     const Tensor y = mixed(inputs[0], groups);
     variable_list saved;
-    for (const Sharing& group : groups)
-      for (const Tensor& each : {group.rows, group.alpha, group.tanh.defined() ? group.h : Tensor(),
-                                 group.gate.defined() ? group.d : Tensor(), group.gate, group.tanh,
-                                 group.multiplies})
+    for (const Sharing& group : groups) {
+      const bool needed = group.gate.defined() || group.multiplies.defined();
+      for (const Tensor& each :
+           {group.rows, group.alpha, group.h, needed ? group.d : Tensor(), group.gate, group.multiplies})
         saved.push_back(each);
+    }
     ctx->save_for_backward(saved);
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
     const auto saved = ctx->get_saved_variables();
     const Tensor dy = gradients[0].contiguous();
     variable_list out{dy};
@@ -183,13 +181,13 @@ struct Mix : torch::autograd::Function<Mix> {
     };
     AT_DISPATCH_FLOATING_TYPES(dy.scalar_type(), "esper::mix_backward", [&] {
       std::vector<Share<scalar_t>> shares(dy.size(0));
-      for (size_t at = 0; at + 6 < saved.size(); at += 7) {
-        const Sharing group{saved[at],     saved[at + 1], saved[at + 2], saved[at + 3],
-                            saved[at + 4], saved[at + 5], saved[at + 6]};
+      for (size_t at = 0; at + 5 < saved.size(); at += 6) {
+        const Sharing group{saved[at],     saved[at + 1], saved[at + 2],
+                            saved[at + 3], saved[at + 4], saved[at + 5]};
         std::vector<int64_t> sizes = dy.sizes().vec();
         sizes[0] = group.count();
         const Tensor dd = wanted(sizes), dgate = group.gate.defined() ? wanted(group.gate.sizes()) : Tensor(),
-                     dh = group.tanh.defined() ? wanted(sizes) : Tensor();
+                     dh = group.h.defined() ? wanted(sizes) : Tensor();
         for (int64_t i = 0; i < group.count(); ++i) {
           Share<scalar_t>& share = shares[group.row(i)] = group.share<scalar_t>(i);
           share.dd = Sharing::at<scalar_t>(dd, i), share.dgate = Sharing::at<scalar_t>(dgate, i);
@@ -205,22 +203,32 @@ struct Mix : torch::autograd::Function<Mix> {
   }
 };
 
-void check(const Tensor& x, const Sharing& group) {
-  const int64_t count = group.count();
-  TORCH_CHECK_VALUE(group.d.dim() == 5 && group.d.size(0) == count &&
-                        group.d.sizes().slice(1) == x.sizes().slice(1) &&
-                        group.d.scalar_type() == x.scalar_type() && group.d.is_cpu(),
-                    "the share of ", count, " rows has shape ", group.d.sizes(), " of ", group.d.scalar_type(),
-                    ", x has ", x.sizes(), " of ", x.scalar_type());
-  TORCH_CHECK_VALUE(!group.gate.defined() || group.gate.numel() == count * x.size(1), "gate has shape ",
-                    group.gate.sizes(), ", x has ", x.sizes());
-  TORCH_CHECK_VALUE(!group.alpha.defined() ||
-                        (group.alpha.numel() == count && group.alpha.scalar_type() == x.scalar_type()),
-                    "alpha has shape ", group.alpha.sizes(), " for ", count, " rows");
-  TORCH_CHECK_VALUE(!group.multiplies.defined() || group.multiplies.numel() == count, "multiplies has shape ",
-                    group.multiplies.sizes(), " for ", count, " rows");
-  for (int64_t i = 0; i < count; ++i)
-    TORCH_CHECK_INDEX(group.row(i) >= 0 && group.row(i) < x.size(0), "row ", group.row(i), " of ", x.size(0));
+// The groups' rows, shapes and types; no row is in two of them.
+void check(const Tensor& x, const std::vector<Sharing>& groups) {
+  std::vector<bool> named(x.size(0));
+  for (const Sharing& group : groups) {
+    const int64_t count = group.count();
+    for (const Tensor& each : {group.d, group.h})
+      TORCH_CHECK_VALUE(!each.defined() || (each.dim() == 5 && each.size(0) == count &&
+                                            each.sizes().slice(1) == x.sizes().slice(1) &&
+                                            each.scalar_type() == x.scalar_type() && each.is_cpu()),
+                        "the share of ", count, " rows has shape ", each.sizes(), " of ", each.scalar_type(),
+                        ", x has ", x.sizes(), " of ", x.scalar_type());
+    auto of_rows = [&](const Tensor& each, const char* name, int64_t size, at::ScalarType type) {
+      TORCH_CHECK_VALUE(!each.defined() || (each.size(0) == count && each.numel() == count * size &&
+                                            each.scalar_type() == type && each.is_cpu()),
+                        name, " has shape ", each.sizes(), " of ", each.scalar_type(), " for ", count,
+                        " rows of x ", x.sizes());
+    };
+    of_rows(group.alpha, "alpha", 1, x.scalar_type()), of_rows(group.gate, "gate", x.size(1), x.scalar_type());
+    of_rows(group.multiplies, "multiplies", 1, at::kBool);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = group.row(i);
+      TORCH_CHECK_INDEX(row >= 0 && row < x.size(0), "row ", row, " of ", x.size(0));
+      TORCH_CHECK_VALUE(!named[row], "row ", row, " is named twice");
+      named[row] = true;
+    }
+  }
 }
 
 Tensor mix(const Tensor& x, const std::vector<Tensor>& places, const std::vector<Tensor>& hs,
@@ -234,27 +242,55 @@ Tensor mix(const Tensor& x, const std::vector<Tensor>& places, const std::vector
   std::vector<Tensor> inputs{checked_values(x)};
   std::vector<Sharing> groups;
   for (size_t i = 0; i < count; ++i) {
-    Sharing own{places[i], alphas[i].contiguous(),  hs[i].contiguous(),          ds[i].contiguous(),
-                defined(gates.get(i)), {}, defined(multiplies.get(i))};
-    check(x, own);
-    inputs.push_back(own.d);
-    if (own.gate.defined()) inputs.push_back(own.gate);
-    if (own.multiplies.defined()) inputs.push_back(own.h);
-    groups.push_back(std::move(own));
+    const Tensor multiplied = multiplies.get(i).value_or(Tensor()), gate = gates.get(i).value_or(Tensor());
+    groups.push_back({places[i].contiguous(), alphas[i].contiguous(),
+                      multiplied.defined() ? hs[i].contiguous() : Tensor(), ds[i].contiguous(),
+                      gate.defined() ? gate.contiguous() : gate,
+                      multiplied.defined() ? multiplied.contiguous() : multiplied});
+    for (const Tensor& each : {groups[i].d, groups[i].gate, groups[i].h})
+      if (each.defined()) inputs.push_back(each);
   }
+  check(inputs[0], groups);
   return Mix::apply(at::TensorList(inputs), groups);
 }
 
 Tensor add_rows(const Tensor& x, const std::vector<Tensor>& places, const std::vector<Tensor>& values) {
   TORCH_CHECK_VALUE(places.size() == values.size(), places.size(), " rows, ", values.size(), " values");
+  once();
   const Tensor own = checked_values(x);
   std::vector<Sharing> groups;
-  for (size_t i = 0; i < values.size(); ++i) {
-    groups.push_back({places[i], {}, {}, values[i].contiguous(), {}, {}, {}});
-    check(own, groups.back());
-  }
+  for (size_t i = 0; i < values.size(); ++i)
+    groups.push_back({places[i].contiguous(), {}, {}, values[i].contiguous(), {}, {}});
+  check(own, groups);
   return mixed(own, groups);
 }
+
+struct Activate : torch::autograd::Function<Activate> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, int64_t kind) {
+    const Tensor y = at::empty_like(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "esper::activation", [&] {
+      activation_forward(at::get_num_threads(), Activation(kind), x.numel(), x.const_data_ptr<scalar_t>(),
+                         y.data_ptr<scalar_t>());
+    });
+    ctx->save_for_backward({x});
+    ctx->saved_data["kind"] = kind;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    once();
+    const Tensor x = ctx->get_saved_variables()[0], dy = gradients[0].contiguous(), dx = at::empty_like(x);
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "esper::activation_backward", [&] {
+      activation_backward(at::get_num_threads(), Activation(ctx->saved_data["kind"].toInt()), x.numel(),
+                          x.const_data_ptr<scalar_t>(), dy.const_data_ptr<scalar_t>(),
+                          dx.data_ptr<scalar_t>());
+    });
+    return {dx, Tensor()};
+  }
+};
+
+Tensor logistic(const Tensor& x) { return Activate::apply(x.contiguous(), int64_t(Activation::logistic)); }
+Tensor silu(const Tensor& x) { return Activate::apply(x.contiguous(), int64_t(Activation::silu)); }
 
 }  // namespace
 
@@ -267,6 +303,8 @@ TORCH_LIBRARY_FRAGMENT(esper, m) {
       "mix(Tensor x, Tensor[] rows, Tensor[] hs, Tensor[] ds, Tensor[] alphas, Tensor?[] gates, Tensor?[] "
       "multiplies) -> Tensor",
       &mix);
+  m.def("sigmoid(Tensor x) -> Tensor", &logistic);
+  m.def("silu(Tensor x) -> Tensor", &silu);
   m.def("add_rows(Tensor x, Tensor[] rows, Tensor[] values) -> Tensor", &add_rows);
 }
 

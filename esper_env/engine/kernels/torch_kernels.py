@@ -123,6 +123,14 @@ class TorchKernels:
         """See `Kernels`."""
         return x * factor[:, :, None, None]
 
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return torch.sigmoid(x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """See `Kernels`."""
+        return F.silu(x)
+
     def images(
         self,
         images: Tensor,
