@@ -21,7 +21,7 @@ SHAPES = {  # rows, samples, height, width, channels, features, side
 NORMS = ("none", "batch", "running", "group")
 EPS, MOMENTUM = 1e-5, 0.1
 ROUNDING = 1e-7
-"""Of a sum, relative; half a unit in the last place is 6e-8. Float sums as long as a part of a row: 1.4e-7."""
+"""Of a sum, relative; half a unit in the last place is 6e-8. One float sum for a part of a row: 1.4e-7."""
 
 
 @pytest.fixture(scope="module", autouse=True)
