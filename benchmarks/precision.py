@@ -1,4 +1,4 @@
-"""Claim: bfloat16 changes learning curves no more than another order of adding up does.
+"""Claim: bfloat16 moves the mean of no learning curve, and spreads lives more than float32's rounding does.
 
 `python benchmarks/precision.py --out runs/precision` plays the same lives of EsperMicro, by seed, with the
 scheduled grower: in float32 with the default kernels, in float32 with torch's kernels, which round otherwise,
