@@ -17,6 +17,7 @@ from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.state import GameState
 from esper_env.engine.build import engine_name
 from esper_env.engine.engine import Engine
+from esper_env.engine.precision import own_modes
 from esper_env.engine.state import (
     FLAGS,
     VERSION,
@@ -142,6 +143,7 @@ class QueriedVectorEnv(VectorEnv):
         self._refuse_unready()
         return tuple(self._trace.draw(env) for env in range(self.num_envs))
 
+    @own_modes()
     def get_state(self, env: int) -> dict[str, Any]:
         """Everything about one environment: network, optimizers, rules, governor's snapshot, series of seeds.
 
@@ -169,6 +171,7 @@ class QueriedVectorEnv(VectorEnv):
             "engine": self._engine.get_state(env),
         }
 
+    @own_modes()
     def set_state(self, env: int, state: Mapping[str, Any]) -> tuple[NDArray[np.float32], Info]:
         """Make one environment what `get_state` gave; the same actions then bring the same bits.
 
@@ -208,6 +211,7 @@ class QueriedVectorEnv(VectorEnv):
         everywhere = np.ones(self.num_envs, dtype=bool)
         return self._observe(), infos.build(self._state, self._masks, everywhere, self._terms, None)
 
+    @own_modes()
     def export(self, env: int) -> nn.Module:
         """The network of one environment as the harvest would leave it, made of torch's own parts alone.
 

@@ -14,6 +14,7 @@ from esper_env.config import KEYWORDS, EsperConfig
 from esper_env.contracts.action import ActionLayout, Actions
 from esper_env.contracts.state import GameState
 from esper_env.engine.build import build_engine
+from esper_env.engine.precision import own_modes
 from esper_env.engine.setup import prepare
 from esper_env.mdp import (
     attribution,
@@ -153,6 +154,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         self._terminated = np.zeros(num_envs, dtype=bool)
         self._truncated = np.zeros(num_envs, dtype=bool)
 
+    @own_modes()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], Info]:
@@ -177,6 +179,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         everywhere = np.ones(self.num_envs, dtype=bool)
         return self._observe(), infos.build(self._state, self._masks, everywhere, self._terms, None)
 
+    @own_modes()
     def step(self, actions: ArrayLike) -> tuple[NDArray[np.float32], Floats, Bools, Bools, Info]:
         """Train every network for one epoch under these actions, integers of shape (env, 8).
 

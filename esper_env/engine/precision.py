@@ -1,4 +1,4 @@
-"""How exactly an engine computes: types of number, and switches that torch keeps for the whole process."""
+"""How exactly an engine computes: types of number, and what torch keeps switched for process and thread."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,6 +29,21 @@ def refuse_slow(name: str, device: torch.device) -> None:
             "engine.precision='bfloat16' is not allowed here: this CPU has no bfloat16 instructions "
             "(AVX512-BF16 or AMX); 'float32' and 'float64' are"
         )
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Inside, gradients are recorded and nothing is cast, whatever the caller's code has switched.
+
+    Agents are stepped with `no_grad`, `inference_mode` or `autocast` around them, and environments with them.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Loop:
         rows = generator(self.seed, Stream.DATA, lap).permutation(512)[at : at + 128]
         task, labels = self.task, self.task.train.labels
         # To the last bit: a pool may choose another pixel for less.
-        x = (task.train.images[rows].float() - task.mean * 255) * (1 / (task.std * 255))
+        x = (task.train.images[rows].to(task.mean.dtype) - task.mean * 255) * (1 / (task.std * 255))
         return list(zip(x.permute(0, 3, 1, 2).split(64), labels[rows].split(64), strict=True))
 
     def forward(self, x: torch.Tensor, alphas: dict[int, float], isolated: set[int]) -> torch.Tensor:

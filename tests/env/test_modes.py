@@ -1,0 +1,45 @@
+"""What the caller's code has switched in torch changes nothing of an environment."""
+
+import numpy as np
+import pytest
+import torch
+from apart import trained
+from engines import ENGINES
+from parity import lively, small
+
+AROUND = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+def played(engine, around):
+    """What a short life shows, the networks at its end, a state and an exported network's logits."""
+    env, rng = small(3, engine), np.random.default_rng(0)
+    with around():
+        _, info = env.reset(seed=3)
+        shown = []
+        for _ in range(6):
+            obs, rewards, *_, info = env.step(lively(env, info, rng))
+            shown += [obs, rewards]
+        env.set_state(1, env.get_state(0))
+        shown.append(env.step(np.zeros((3, 8), dtype=np.int64))[0])
+        exported = env.export(0)
+    images = torch.randint(256, (4, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shown.append(exported(images).numpy())
+    return shown, [trained(env, index)["life"]["parts"][-1]["weights"] for index in range(3)]
+
+
+@pytest.mark.parametrize("mode", AROUND)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_life_under_a_mode_of_the_callers_has_the_same_bits(engine, mode):
+    (shown, weights), (expected, others) = (
+        played(engine, around) for around in (AROUND[mode], torch.enable_grad)
+    )
+    for own, other in zip(shown, expected, strict=True):
+        assert own.tobytes() == other.tobytes()
+    for own, other in zip(weights, others, strict=True):
+        assert all(torch.equal(own[name], other[name]) for name in other)
+    assert torch.is_grad_enabled()
