@@ -60,7 +60,7 @@ def test_norms_below_the_largest_stay_and_those_above_shrink_to_it() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("style", Style)
 def test_training_a_grown_network_is_a_plain_torch_loop(style: Style, engine: str) -> None:
-    """In double precision: in single, a pixel that is all but 0 may pass the ReLU in one and not the other."""
+    """In double precision: in single, a pixel that is all but 0 may pass the ReLU here and not there."""
     double = {"record.ratio_memory": 0.0, "engine.precision": "float64"}
     env = tiny(overrides=CLIPPED | double, engine=engine)
     env.reset(seed=7)
