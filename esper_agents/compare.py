@@ -15,8 +15,7 @@ from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.config import TrainConfig, validated
 from esper_agents.environment import EnvironmentConfig, World, make_world
 from esper_agents.evaluate import Evaluation, evaluate, fitting
-from esper_agents.run import prepared_model
-from esper_agents.sb3 import Sb3Agent
+from esper_agents.trainees import make_trainee
 
 
 class CompareConfig(EnvironmentConfig):
@@ -91,7 +90,7 @@ def _agent(name: str, world: World, config: CompareConfig) -> Agent:
     return load_agent(_checkpoint(name), world, config.deterministic)
 
 
-def load_agent(path: Path, world: World, deterministic: bool = False) -> Sb3Agent:
+def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
     """A trained agent, to play in a world.
 
     Raises:
@@ -106,8 +105,7 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Sb3Agen
             there, here = getattr(envs, space), getattr(world.envs, space)
             if there != here:
                 raise ValueError(f"{path} was trained with {space} {there}, which is {here} here")
-        _, model = prepared_model(config, rules, path)
-    return Sb3Agent(model, path.parent.name, deterministic, trained.seed)
+        return make_trainee(config, rules, path).agent(path.parent.name, deterministic)
 
 
 def _checkpoint(name: str) -> Path:

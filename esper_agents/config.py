@@ -4,11 +4,12 @@ import hashlib
 import json
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from esper_agents.baselines import BASELINES
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
+from esper_agents.ppo.config import OwnPpoConfig
 from esper_env import IDS
 
 FREE = (
@@ -29,40 +30,21 @@ FREE = (
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class PpoConfig(BaseModel):
-    """Proximal policy optimization.
-
-    Reference: J. Schulman et al., "Proximal Policy Optimization Algorithms" (2017), with generalized
-    advantage estimation. The discount is the environment's `metadata["gamma"]`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    ppo_epochs: int = Field(4, ge=1)
-    """Passes over the data of a round."""
-    memory_size: int = Field(64, ge=1)
-    """Width of the LSTM (recurrent_ppo)."""
-    hidden_size: int = Field(64, ge=1)
-    """Width of the two layers of policy and value network."""
-    minibatches: int = Field(4, ge=1)
-    """Parts of a round's data, each of whole episodes, that one gradient step sees; at most num_envs."""
-    learning_rate: float = Field(3e-4, gt=0)
-    """Of Adam."""
-    gae_lambda: float = Field(0.98, ge=0, le=1)
-    """Decay of the advantage estimate."""
-    clip_range: float = Field(0.2, gt=0)
-    """Largest change of the probability ratio that is rewarded."""
-    entropy: float = Field(0.01, ge=0)
-    """Weight of the entropy, in nats summed over the eight heads."""
-    normalize_reward: bool = True
-    """Whether rewards are divided by the running standard deviation of the return."""
-
-
-class TrainConfig(EnvironmentConfig, PpoConfig):
+class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     """A training run."""
 
-    algo: Literal["recurrent_ppo", "maskable_ppo", "ppo", "wait", "random", "schedule"] = "recurrent_ppo"
-    """Who plays. wait, random and schedule do not learn: they are evaluated."""
+    algo: Literal[
+        "esper_ppo",
+        "recurrent_ppo",
+        "maskable_ppo",
+        "maskable_recurrent_ppo",
+        "ppo",
+        "wait",
+        "random",
+        "schedule",
+    ] = "recurrent_ppo"
+    """Who plays. esper_ppo is ours, the others with ppo in their names are sb3-contrib's or on its classes;
+    wait, random and schedule do not learn: they are evaluated."""
     num_envs: int = Field(8, ge=1)
     """Environments played side by side."""
     rounds: int | None = Field(None, ge=1)

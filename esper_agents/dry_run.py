@@ -11,9 +11,8 @@ from esper_agents.baselines import baseline
 from esper_agents.config import TrainConfig
 from esper_agents.environment import World, make_world
 from esper_agents.evaluate import evaluate
-from esper_agents.run import prepared_model
-from esper_agents.sb3 import writing_logger
 from esper_agents.train import opened
+from esper_agents.trainees import make_trainee
 from esper_env import cifar10_cached
 
 HORIZON, NUM_ENVS, BATCHES, IMAGES = 4, 2, 2, 512
@@ -95,11 +94,10 @@ def _outline(config: TrainConfig, world: World) -> list[str]:
 
 
 def _learn(config: TrainConfig, world: World) -> str:
-    _, model = prepared_model(config, world, None)
-    model.set_logger(writing_logger(None))
-    model.learn(world.envs.num_envs * world.envs.config.horizon)
-    parameters = sum(parameter.numel() for parameter in model.policy.parameters())
-    return f"agent: {config.algo} with {parameters} parameters, played {model.num_timesteps} steps, 1 update"
+    trainee = make_trainee(config, world, None)
+    trainee.learn(world.envs.num_envs * world.envs.config.horizon, None, None)
+    size = f"{trainee.num_parameters} parameters"
+    return f"agent: {config.algo} with {size}, played {trainee.steps} steps, 1 update"
 
 
 def _play(config: TrainConfig, world: World) -> str:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TextIO
 
 from gymnasium.vector import AutoresetMode
-from numpy.random import SeedSequence
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.utils.tensorboard import SummaryWriter
 
 from esper_agents import checkpoint
@@ -22,16 +20,8 @@ from esper_agents.evaluate import Evaluation, evaluate, fitting
 from esper_agents.interrupt import Interrupt
 from esper_agents.progress import reporter
 from esper_agents.record import Record
-from esper_agents.sb3 import (
-    EsperSb3VecEnv,
-    RoundCallback,
-    Sb3Agent,
-    load_parameters,
-    make_model,
-    model_bytes,
-    writing_logger,
-)
 from esper_agents.table import table
+from esper_agents.trainees import make_trainee
 
 
 @dataclass(frozen=True)
@@ -73,24 +63,20 @@ class Run:
 
     def learn(self, path: Path | None) -> Agent:
         """Train from the start, or from a checkpoint, to the end."""
-        adapter, self._model = prepared_model(self.config, self.world, path)
-        self._model.set_logger(writing_logger(self.place.writer))
+        self._trainee = make_trainee(self.config, self.world, path)
         self._report = RoundReport(self.world.envs)
-        self.steps = self._start = self._model.num_timesteps
+        self.steps = self._start = self._trainee.steps
         with reporter(self._total, self.steps, self.place.stream) as self._reporter:
             if self.steps < self._total:
-                callback = RoundCallback(self, adapter)
-                self._model.learn(self._total - self.steps, callback, reset_num_timesteps=False)
-                # The library logs an update together with the next round: the last one has none.
-                self._model.logger.dump(self._model.num_timesteps)
+                self._trainee.learn(self._total - self.steps, self, self.place.writer)
         return self._agent()
 
     def _agent(self) -> Agent:
-        return Sb3Agent(self._model, self.config.algo, self.config.eval_deterministic, self.config.seed)
+        return self._trainee.agent(self.config.algo, self.config.eval_deterministic)
 
     def updated(self, done: int) -> None:
         """Save, and evaluate when it is time."""
-        content, state = model_bytes(self._model)
+        content, state = self._trainee.content()
         checkpoint.write_checkpoint(
             self.place.folder / checkpoint.CHECKPOINT, content, {**self.record, "state": state}
         )
@@ -141,21 +127,3 @@ class Run:
             evaluations = [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
         write_evaluation(self.place.writer, evaluations[0], self.steps)
         return evaluations
-
-
-def prepared_model(
-    config: TrainConfig, world: World, path: Path | None
-) -> tuple[EsperSb3VecEnv, OnPolicyAlgorithm]:
-    """A model on its environments: new, or as a checkpoint left it.
-
-    A run that goes on plays new episodes: their seeds, and that of exploration, depend on how far it is.
-    """
-    adapter = EsperSb3VecEnv(world.envs)
-    state = None if path is None else checkpoint.read_record(path)["state"]
-    seeds = SeedSequence([config.seed, 0 if state is None else state["timesteps"]])
-    own, *episodes = seeds.generate_state(1 + adapter.num_envs).tolist()
-    model = make_model(config.algo, adapter, config, world.envs.config.horizon, own)
-    adapter.seed_each(episodes)
-    if path is not None and state is not None:
-        load_parameters(model, path, state)
-    return adapter, model

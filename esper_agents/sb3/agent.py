@@ -10,6 +10,7 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from esper_agents.agent import Info
+from esper_agents.sb3.masked import MASK, OBSERVATION, MaskableRecurrentPPO
 
 Generators = list[np.random.Generator]
 State = tuple[torch.Tensor, torch.Tensor]
@@ -60,7 +61,11 @@ class Sb3Agent:
         """For each head (env, value); and the next state of the LSTM."""
         policy: Any = self.model.policy
         policy.set_training_mode(False)
-        if isinstance(self.model, RecurrentPPO):
+        if isinstance(self.model, MaskableRecurrentPPO):
+            seen = {OBSERVATION: obs, MASK: torch.from_numpy(info["action_mask"])}
+            distribution, state = policy.get_distribution(seen, state, torch.zeros(len(obs)))
+            heads = distribution.distributions
+        elif isinstance(self.model, RecurrentPPO):
             distribution, state = policy.get_distribution(obs, state, torch.zeros(len(obs)))
             heads = distribution.distribution
         elif isinstance(self.model, MaskablePPO):

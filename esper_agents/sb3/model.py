@@ -1,7 +1,6 @@
 """The algorithms, built from our settings, and what a checkpoint keeps of them."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from esper_agents.config import PpoConfig
+from esper_agents.ppo.config import PpoConfig
 from esper_agents.sb3.adapter import EsperSb3VecEnv
+from esper_agents.sb3.masked import MaskableRecurrentPPO
 
-ALGORITHMS: dict[str, Callable[..., OnPolicyAlgorithm]] = {
+ALGORITHMS: dict[str, type[Any]] = {
     "recurrent_ppo": RecurrentPPO,
     "maskable_ppo": MaskablePPO,
+    "maskable_recurrent_ppo": MaskableRecurrentPPO,
     "ppo": PPO,
 }
 """By the name that users give."""
@@ -37,12 +38,13 @@ def make_model(
         rollout_steps: Steps of each environment between updates.
         seed: Of weights and exploration; the seeds of episodes are the adapter's.
     """
-    policy: dict[str, Any] = {"net_arch": [config.hidden_size] * 2, "activation_fn": nn.Tanh}
-    if algo == "recurrent_ppo":
-        policy |= {"lstm_hidden_size": config.memory_size}
+    policy: dict[str, Any] = {"net_arch": [config.hidden_size or 64] * 2, "activation_fn": nn.Tanh}
+    recurrent = issubclass(ALGORITHMS[algo], RecurrentPPO)
+    if recurrent:
+        policy |= {"lstm_hidden_size": config.memory_size or 64}
     gamma = adapter.envs.metadata["gamma"]
-    return ALGORITHMS[algo](
-        policy="MlpLstmPolicy" if algo == "recurrent_ppo" else "MlpPolicy",
+    model: OnPolicyAlgorithm = ALGORITHMS[algo](
+        policy="MlpLstmPolicy" if recurrent else "MlpPolicy",
         env=_wrapped(adapter, config, gamma),
         n_steps=rollout_steps,
         batch_size=rollout_steps * _episodes_a_batch(adapter.num_envs, config.minibatches),
@@ -56,6 +58,7 @@ def make_model(
         seed=seed,
         device="cpu",
     )
+    return model
 
 
 def _wrapped(adapter: EsperSb3VecEnv, config: PpoConfig, gamma: float) -> VecEnv:

@@ -142,12 +142,12 @@ def test_resuming_restores_weights_and_optimizer(tmp_path):
     from gymnasium.vector import AutoresetMode
 
     from esper_agents.environment import make_world
-    from esper_agents.run import prepared_model
+    from esper_agents.sb3 import Sb3Trainee
 
     summary, _ = run(tmp_path, algo="ppo")
     config = build({**SMALL, "algo": "ppo"})
     world = make_world(config, 2, AutoresetMode.SAME_STEP)
-    _, model = prepared_model(config, world, summary.folder / checkpoint.CHECKPOINT)
+    model = Sb3Trainee(config, world, summary.folder / checkpoint.CHECKPOINT).model
     saved = weights(summary.folder)
     assert all(torch.equal(saved[name], value) for name, value in model.policy.state_dict().items())
     moments = model.policy.optimizer.state_dict()["state"]

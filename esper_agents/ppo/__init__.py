@@ -1,0 +1,1 @@
+"""Proximal policy optimization for conditional actions: masked, recurrent, factored."""

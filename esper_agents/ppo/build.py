@@ -1,0 +1,46 @@
+"""A learner for Esper's environments, from its settings."""
+
+import torch
+
+from esper_agents.ppo.actions import EsperActions
+from esper_agents.ppo.config import OwnPpoConfig
+from esper_agents.ppo.encoder import FlatSlots, SlotSet
+from esper_agents.ppo.learner import Learner
+from esper_agents.ppo.network import LstmCore, MlpCore, Policy
+from esper_env import EsperVectorEnv
+
+ENCODERS = {"flat": FlatSlots, "set": SlotSet}
+CORES = {"lstm": LstmCore, "mlp": MlpCore}
+
+
+def make_learner(envs: EsperVectorEnv, config: OwnPpoConfig, seed: int) -> Learner:
+    """A new one, which plays one episode's length in each environment between updates.
+
+    Args:
+        envs: With autoreset SAME_STEP.
+        config: Settings.
+        seed: Of weights, exploration and episodes.
+
+    Raises:
+        ValueError: a floor for a head that does not exist.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = esper_policy(envs, config)
+    gamma = envs.metadata["gamma"]
+    return Learner(envs, policy, config, gamma, steps=envs.config.horizon, seed=seed)
+
+
+def esper_policy(envs: EsperVectorEnv, config: OwnPpoConfig) -> Policy:
+    """A policy for these environments, with weights from torch's generator.
+
+    Raises:
+        ValueError: a floor for a head that does not exist.
+    """
+    model = EsperActions(envs.layout)
+    unknown = sorted(set(config.entropy_floor) - set(model.names))
+    if unknown:
+        raise ValueError(f"entropy_floor names {unknown}, the heads are {list(model.names)}")
+    encoded, width = config.sizes
+    encoder = ENCODERS[config.policy](envs.features, envs.facts.num_slots, encoded)
+    return Policy(encoder, CORES[config.core](encoded, width), model, config.argument_baseline == "op_value")

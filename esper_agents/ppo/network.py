@@ -1,0 +1,222 @@
+"""The policy's network: an encoder, a core with or without memory, a value, and logits head after head."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from esper_agents.ppo.actions import ActionModel
+
+SLOT_WIDTH = 64
+"""Numbers that stand for a slot."""
+
+Memory = tuple[Tensor, ...]
+"""What a core carries from step to step, (1, batch, size) each; empty without memory."""
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of observations."""
+
+    features: Tensor
+    """(..., width)."""
+    slots: Tensor | None
+    """(..., slot, SLOT_WIDTH); None where observations have none."""
+
+
+class Encoder(Protocol):
+    """From observations (..., feature) to what the core sees."""
+
+    width: int
+
+    def __call__(self, obs: Tensor) -> Encoded:
+        """See `Encoded`."""
+
+
+class FlatEncoder(nn.Module):
+    """One layer, for observations without structure.
+
+    Args:
+        size: Features of an observation.
+        width: Of the result.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.layer = nn.Sequential(linear(size, width), nn.Tanh())
+
+    def forward(self, obs: Tensor) -> Encoded:
+        """See `Encoder`."""
+        return Encoded(self.layer(obs), None)
+
+
+class Core(Protocol):
+    """From encoded observations to features, step by step."""
+
+    width: int
+
+    def begin(self, batch: int) -> Memory:
+        """The memory before a first step."""
+
+    def __call__(self, features: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Features (step, batch, width) of as many steps, and the memory after the last."""
+
+
+class LstmCore(nn.Module):
+    """One layer of LSTM (S. Hochreiter, J. Schmidhuber, 1997).
+
+    Args:
+        size: Of its input.
+        width: Of its state.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.lstm = nn.LSTM(size, width)
+        for name, parameter in self.lstm.named_parameters():
+            nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
+
+    def begin(self, batch: int) -> Memory:
+        """See `Core`."""
+        weight: Tensor = self.lstm.weight_hh_l0  # type: ignore[assignment]
+        return weight.new_zeros(1, batch, self.width), weight.new_zeros(1, batch, self.width)
+
+    def forward(self, features: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """See `Core`."""
+        out: tuple[Tensor, Memory] = self.lstm(features, memory)
+        return out
+
+
+class MlpCore(nn.Module):
+    """One layer without memory.
+
+    Args:
+        size: Of its input.
+        width: Of the result.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.layer = nn.Sequential(linear(size, width), nn.Tanh())
+
+    def begin(self, batch: int) -> Memory:
+        """See `Core`."""
+        return ()
+
+    def forward(self, features: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """See `Core`."""
+        return self.layer(features), memory
+
+
+class Heads(nn.Module):
+    """Logits of every head, given the features and what was drawn before.
+
+    What was drawn is added to a context: an embedding of the value, or what stands for the slot.
+
+    Args:
+        model: The heads.
+        size: Of the features.
+        width: Of the context.
+    """
+
+    def __init__(self, model: ActionModel, size: int, width: int) -> None:
+        super().__init__()
+        self.pointer = model.pointer
+        self.enter = linear(size, width)
+        last = model.order[-1]
+        self.logits = nn.ModuleList(
+            nn.Identity() if head == model.pointer else linear(width, count, gain=0.01)
+            for head, count in enumerate(model.sizes)
+        )
+        self.embeddings = nn.ModuleList(
+            nn.Identity() if head in (model.pointer, last) else nn.Embedding(count, width)
+            for head, count in enumerate(model.sizes)
+        )
+        if model.pointer is not None:
+            self.slot_key = linear(SLOT_WIDTH, width)
+            self.slot_score = linear(width, 1, gain=0.01)
+            self.slot_value = linear(SLOT_WIDTH, width)
+        self._last = last
+
+    def begin(self, encoded: Encoded) -> "Walk":
+        """Logits for rows of features (batch, size) and, where there is a pointer, their slots."""
+        return Walk(self, encoded)
+
+
+class Walk:
+    """See `Conditional`.
+
+    Args:
+        heads: Layers.
+        encoded: Features (batch, size) and slots (batch, slot, SLOT_WIDTH).
+    """
+
+    def __init__(self, heads: Heads, encoded: Encoded) -> None:
+        self._heads, self._slots = heads, encoded.slots
+        self._context = heads.enter(encoded.features)
+
+    def logits(self, head: int) -> Tensor:
+        """See `Conditional`."""
+        heads = self._heads
+        if head != heads.pointer or self._slots is None:
+            logits: Tensor = heads.logits[head](torch.tanh(self._context))
+            return logits
+        scores: Tensor = heads.slot_score(torch.tanh(self._context[:, None] + heads.slot_key(self._slots)))
+        return scores[:, :, 0]
+
+    def drawn(self, head: int, value: Tensor, read: Tensor) -> None:
+        """See `Conditional`."""
+        heads = self._heads
+        if head == heads._last:
+            return
+        if head == heads.pointer and self._slots is not None:
+            rows = torch.arange(len(value), device=value.device)
+            chosen = heads.slot_value(self._slots[rows, value])
+        else:
+            chosen = heads.embeddings[head](value)
+        self._context = self._context + torch.where(read[:, None], chosen, 0)
+
+
+class Policy(nn.Module):
+    """Encoder, core, value and heads.
+
+    Args:
+        encoder: See `Encoder`.
+        core: See `Core`.
+        model: The heads.
+        op_values: Whether there is a value of each op as well, for the ablation.
+    """
+
+    def __init__(self, encoder: nn.Module, core: nn.Module, model: ActionModel, op_values: bool) -> None:
+        super().__init__()
+        self.encoder, self.core, self.model = encoder, core, model
+        width: int = core.width  # type: ignore[assignment]
+        self.heads = Heads(model, width, width)
+        self.value = linear(width, 1, gain=1.0)
+        self.op_value = linear(width, model.sizes[model.order[0]], gain=1.0) if op_values else None
+
+    def begin(self, batch: int) -> Memory:
+        """The memory before a first step."""
+        memory: Memory = self.core.begin(batch)  # type: ignore[operator]
+        return memory
+
+    def features(self, obs: Tensor, memory: Memory) -> tuple[Encoded, Memory]:
+        """Of observations (step, batch, feature), and the memory after the last step."""
+        encoded: Encoded = self.encoder(obs)
+        features, memory = self.core(encoded.features, memory)
+        return Encoded(features, encoded.slots), memory
+
+    def values(self, features: Tensor) -> Tensor:
+        """(...,): what is expected from here on."""
+        value: Tensor = self.value(features)
+        return value[..., 0]
+
+
+def linear(size: int, width: int, gain: float = 2**0.5) -> nn.Linear:
+    """A layer with orthogonal weights of this gain, and without bias at first."""
+    layer = nn.Linear(size, width)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer

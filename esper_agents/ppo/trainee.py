@@ -1,0 +1,120 @@
+"""Our PPO as a `Trainee`: what a checkpoint keeps of it, and what it reports."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from esper_agents import checkpoint
+from esper_agents.agent import Agent
+from esper_agents.config import TrainConfig
+from esper_agents.environment import World
+from esper_agents.episodes import Step
+from esper_agents.learning import RoundListener
+from esper_agents.ppo.build import make_learner
+from esper_agents.ppo.player import PpoAgent
+
+WEIGHTS, REST = "policy.pt", "training.pt"
+"""Entries of a checkpoint: the weights of the policy, and optimizer and generator; tensors alone."""
+
+
+class PpoTrainee:
+    """See `Trainee`. A run that goes on has the weights, to the last bit, of one that was never stopped.
+
+    Args:
+        config: The run.
+        world: What it plays.
+        path: A checkpoint to go on from; None for a new policy.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, path: Path | None) -> None:
+        self._seed, self.learner = config.seed, make_learner(world.envs, config, config.seed)
+        self._round_steps = world.envs.num_envs * world.envs.config.horizon
+        if path is not None:
+            self._load(path)
+
+    @property
+    def steps(self) -> int:
+        """See `Trainee`."""
+        return self.learner.rounds * self._round_steps
+
+    @property
+    def num_parameters(self) -> int:
+        """See `Trainee`."""
+        return sum(parameter.numel() for parameter in self.learner.policy.parameters())
+
+    def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
+        """See `Trainee`."""
+        target = self.steps + steps
+        while self.steps < target:
+            done = self.steps
+            if listener is not None:
+                listener.updated(done)
+            rollout, fresh = self.learner.play(None if listener is None else _Heard(listener, done))
+            tags = {} if listener is None else listener.played(done + self._round_steps)
+            tags |= self.learner.learn(rollout, fresh)
+            if writer is not None:
+                for tag, value in tags.items():
+                    writer.add_scalar(tag, value, self.steps)
+        if listener is not None:
+            listener.updated(self.steps)
+
+    def content(self) -> tuple[bytes, dict[str, Any]]:
+        """See `Trainee`."""
+        learner, updater = self.learner, self.learner.updater
+        rest = {"optimizer": updater.optimizer.state_dict(), "generator": updater.generator.get_state()}
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr(WEIGHTS, _saved(learner.policy.state_dict()))
+            archive.writestr(REST, _saved(rest))
+        scale = {name: getattr(learner.scale, name) for name in ("count", "mean", "squares")}
+        plain = {"rounds": learner.rounds, "updates": updater.updates, "scale": scale}
+        return content.getvalue(), {"timesteps": self.steps, **plain}
+
+    def _load(self, path: Path) -> None:
+        state, learner, updater = checkpoint.read_record(path)["state"], self.learner, self.learner.updater
+        with zipfile.ZipFile(path) as archive:
+            weights, rest = (_read(archive.read(name)) for name in (WEIGHTS, REST))
+        learner.policy.load_state_dict(weights)
+        updater.optimizer.load_state_dict(rest["optimizer"])
+        updater.generator.set_state(rest["generator"])
+        learner.rounds, updater.updates = state["rounds"], state["updates"]
+        vars(learner.scale).update(state["scale"])
+
+    def agent(self, name: str, deterministic: bool) -> Agent:
+        """See `Trainee`."""
+        return PpoAgent(self.learner.policy, name, deterministic, self._seed)
+
+
+class _Heard:
+    """Hands every step on, with the ends of episodes shown as they ended.
+
+    Args:
+        listener: Who hears it.
+        done: Environment steps before.
+    """
+
+    def __init__(self, listener: RoundListener, done: int) -> None:
+        self._listener, self._done = listener, done
+
+    def __call__(self, obs: Any, actions: Any, rewards: Any, ended: Any, info: Any) -> None:
+        """See `learner.Listener`."""
+        seen = obs.copy()
+        for env in np.flatnonzero(ended).tolist():
+            seen[env] = info["final_obs"][env]
+        self._done += len(ended)
+        self._listener.stepped(Step(seen, actions, rewards, ended, info), self._done)
+
+
+def _saved(values: Any) -> bytes:
+    content = io.BytesIO()
+    torch.save(values, content)
+    return content.getvalue()
+
+
+def _read(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), weights_only=True)

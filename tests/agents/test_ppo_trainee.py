@@ -1,0 +1,156 @@
+"""A run of our PPO: it goes on exactly, keeps tensors and plain values alone, and plays nothing illegal."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from test_train import events
+
+from esper_agents import checkpoint
+from esper_agents.config import build
+from esper_agents.environment import make_world
+from esper_agents.evaluate import evaluate
+from esper_agents.ppo.player import PpoAgent
+from esper_agents.ppo.trainee import REST, WEIGHTS
+from esper_agents.train import train
+from esper_agents.trainees import make_trainee
+from esper_env import EsperVectorEnv
+
+SMALL = {
+    "env": "EsperMicro-v0",
+    "algo": "esper_ppo",
+    "num_envs": 3,
+    "episode_length": 8,
+    "memory_size": 16,
+    "hidden_size": 16,
+    "minibatches": 2,
+    "eval_episodes": 2,
+    "overrides": {"engine.name": "null"},
+}
+
+
+def run(folder, resume=None, **changes):
+    return train(build({**SMALL, "logdir": str(folder), **changes}), resume, io.StringIO())
+
+
+def saved(folder):
+    with zipfile.ZipFile(folder / checkpoint.CHECKPOINT) as archive:
+        return [torch.load(io.BytesIO(archive.read(name)), weights_only=True) for name in (WEIGHTS, REST)]
+
+
+def equal(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return bool(first == second)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.parametrize("core", ["lstm", "mlp"])
+def test_a_run_that_was_stopped_has_the_weights_of_one_that_was_not(tmp_path, core, stop):
+    whole = run(tmp_path / "whole", rounds=4, core=core)
+    first = run(tmp_path / "parts", rounds=stop, core=core)
+    assert not equal(saved(first.folder), saved(whole.folder))
+    second = run(tmp_path / "parts", first.folder, rounds=4, core=core)
+    assert second.folder == first.folder
+    assert equal(saved(second.folder), saved(whole.folder))
+    states = [
+        checkpoint.read_record(each.folder / checkpoint.CHECKPOINT)["state"] for each in (whole, second)
+    ]
+    assert states[0] == states[1]
+    assert second.steps == whole.steps == 4 * 3 * 8
+
+
+def test_curves_have_the_librarys_names_and_one_for_every_head(tmp_path):
+    folder = run(tmp_path, rounds=2).folder
+    shown = events(folder)
+    tags = set(shown.Tags()["scalars"])
+    names = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "loss",
+             "explained_variance", "learning_rate", "clip_range", "n_updates", "gradient_norm")  # fmt: skip
+    assert {f"train/{name}" for name in names} <= tags
+    figures = ("entropy", "kl", "clip_fraction", "gradient", "masked_share", "forced_share", "read_share")
+    assert {f"heads/{head}_{figure}" for head in ("op", "slot", "alpha_curve") for figure in figures} <= tags
+    assert [event.step for event in shown.Scalars("train/loss")] == [24, 48]
+
+
+def test_another_configuration_is_not_gone_on_with(tmp_path):
+    folder = run(tmp_path, rounds=1).folder
+    with pytest.raises(ValueError, match=r"ratio .*'joint' there, 'per_head' here"):
+        run(tmp_path, folder, rounds=2, ratio="per_head")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"argument_baseline": "op_value"}, "needs ratio='per_head'"),
+        ({"entropy_floor": {"op": 1.5}}, "entropy_floor of 'op' is 1.5"),
+        ({"entropy_floor": {"nose": 0.5}}, r"entropy_floor names \['nose'\], the heads are"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, rounds=1, **changes)
+    assert not list(tmp_path.glob("*/checkpoint.zip"))
+
+
+@pytest.mark.parametrize("policy", ["flat", "set"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_it_plays_legal_actions_alone_and_the_same_ones_beside_any_others(policy, deterministic):
+    config = build({**SMALL, "policy": policy})
+    world = make_world(config, 3, AutoresetMode.SAME_STEP)
+    learner = make_trainee(config, world, None).learner
+    agent = PpoAgent(learner.policy, "own", deterministic)
+
+    def played(seeds):
+        envs = EsperVectorEnv(
+            len(seeds), "micro", engine="null", horizon=30, strict_actions=True, autoreset_mode="NEXT_STEP"
+        )
+        return evaluate(agent, envs, seeds)
+
+    together, alone = played([5, 6, 7, 8]), played([7])
+    assert not any(episode.invalid for episode in together.episodes)
+    assert alone.episodes[0].ops == together.episodes[2].ops
+    assert sum(together.episodes[0].ops.values()) == 30
+
+
+def permuted(features, order, obs):
+    """The slots of an observation in another order."""
+    out = obs.clone()
+    for name, at in features.items():
+        slot, _, feature = name.partition(".")
+        if feature:
+            out[:, at] = obs[:, features[f"slot{order[int(slot[4:])]}.{feature}"]]
+    return out
+
+
+def test_the_set_policy_permutes_with_its_slots_and_ignores_empty_ones():
+    config = build({**SMALL, "policy": "set", "core": "mlp"})
+    world = make_world(config, 2, AutoresetMode.SAME_STEP)
+    policy, features = make_trainee(config, world, None).learner.policy, world.envs.features
+    obs = torch.rand(6, world.envs.single_observation_space.shape[0])
+    for slot in range(3):
+        obs[:, features[f"slot{slot}.present"]] = 1.0
+    with torch.no_grad():
+        first, order = policy.encoder(obs), [2, 0, 1]
+        second = policy.encoder(permuted(features, order, obs))
+        assert torch.allclose(second.features, first.features, atol=1e-6)
+        assert torch.allclose(second.slots, first.slots[:, order], atol=1e-6)
+        # An empty slot, whatever its static features, changes nothing of the others.
+        empty = obs.clone()
+        for name, at in features.items():
+            if name.startswith("slot2."):
+                empty[:, at] = 0.0
+        others = empty.clone()
+        others[:, features["slot2.log2_channels"]] = 0.7
+        one, two = policy.encoder(empty), policy.encoder(others)
+        assert torch.allclose(one.features, two.features, atol=1e-6)
+        assert torch.allclose(one.slots[:, :2], two.slots[:, :2], atol=1e-6)
+        assert not torch.allclose(one.slots[:, 2], two.slots[:, 2])
+        assert not torch.allclose(first.features, one.features)
+    assert np.isfinite(first.features.numpy()).all()
