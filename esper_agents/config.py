@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esper_agents.baselines import BASELINES
+from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
 from esper_env import IDS
@@ -22,6 +23,8 @@ FREE = (
     "eval_seed",
     "eval_deterministic",
     "compare",
+    "schedule",
+    "heuristic",
 )
 """Fields in which a resumed run may differ from its checkpoint: they change no gradient."""
 
@@ -61,8 +64,10 @@ class PpoConfig(BaseModel):
 class TrainConfig(EnvironmentConfig, PpoConfig):
     """A training run."""
 
-    algo: Literal["recurrent_ppo", "maskable_ppo", "ppo", "wait", "random", "schedule"] = "recurrent_ppo"
-    """Who plays. wait, random and schedule do not learn: they are evaluated."""
+    algo: Literal["recurrent_ppo", "maskable_ppo", "ppo", "wait", "random", "schedule", "heuristic"] = (
+        "recurrent_ppo"
+    )
+    """Who plays. wait, random, schedule and heuristic do not learn: they are evaluated."""
     num_envs: int = Field(8, ge=1)
     """Environments played side by side."""
     rounds: int | None = Field(None, ge=1)
@@ -81,10 +86,12 @@ class TrainConfig(EnvironmentConfig, PpoConfig):
     """Seed of the first evaluation episode; the others follow."""
     eval_deterministic: bool = False
     """Whether a trained agent plays its most probable action there, instead of drawing as in training."""
-    compare: tuple[Literal["wait", "random", "schedule"], ...] = ("wait", "random")
+    compare: tuple[Literal["wait", "random", "schedule", "heuristic"], ...] = ("wait", "random")
     """Agents that play the same episodes at the end."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The plan of the agent `schedule`."""
+    heuristic: HeuristicConfig = HeuristicConfig()
+    """The thresholds of the agent `heuristic`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -32,6 +32,7 @@ from esper_agents.sb3 import (
     writing_logger,
 )
 from esper_agents.table import table
+from esper_env import EsperVectorEnv
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,14 @@ class Run:
         count = fitting(config.num_envs, config.eval_episodes)
         world = make_world(settled(config, self.world), count, AutoresetMode.NEXT_STEP, "rgb_array")
         with closing(world.envs) as envs:
-            players = [
-                baseline(a, envs, config.schedule, config.seed) if isinstance(a, str) else a for a in agents
-            ]
+            players = [self._player(agent, envs) if isinstance(agent, str) else agent for agent in agents]
             evaluations = [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
         write_evaluation(self.place.writer, evaluations[0], self.steps)
         return evaluations
+
+    def _player(self, name: str, envs: EsperVectorEnv) -> Agent:
+        config = self.config
+        return baseline(name, envs, config.schedule, config.seed, config.heuristic)
 
 
 def prepared_model(
