@@ -11,6 +11,7 @@ from pydantic import Field
 from esper_agents import checkpoint
 from esper_agents.agent import Agent
 from esper_agents.baselines import BASELINES, baseline
+from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.config import TrainConfig, validated
 from esper_agents.environment import EnvironmentConfig, World, make_world
@@ -22,7 +23,8 @@ class CompareConfig(EnvironmentConfig):
     """Who plays which episodes."""
 
     agents: tuple[str, ...] = Field(("wait", "random"), min_length=1)
-    """Names (`wait`, `random`, `schedule`) and checkpoints: files, run folders, or folders of runs."""
+    """Names (`wait`, `random`, `schedule`, `heuristic`) and checkpoints: files, run folders, or folders of
+    runs."""
     episodes: int = Field(8, ge=1)
     """Episodes for each agent."""
     seed: int = Field(10_000, ge=0)
@@ -33,6 +35,8 @@ class CompareConfig(EnvironmentConfig):
     """Whether trained agents play their most probable action instead of drawing as in training."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The plan of the agent `schedule`."""
+    heuristic: HeuristicConfig = HeuristicConfig()
+    """The thresholds of the agent `heuristic`."""
     out: str | None = None
     """File for the results as JSON; not given: none is written."""
 
@@ -86,7 +90,7 @@ def compare(config: CompareConfig) -> Comparison:
 
 def _agent(name: str, world: World, config: CompareConfig) -> Agent:
     if name in BASELINES:
-        return baseline(name, world.envs, config.schedule)
+        return baseline(name, world.envs, config.schedule, heuristic=config.heuristic)
     return load_agent(_checkpoint(name), world, config.deterministic)
 
 

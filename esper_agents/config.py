@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from esper_agents.baselines import BASELINES
+from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
 from esper_agents.ppo.config import OwnPpoConfig
@@ -23,6 +24,8 @@ FREE = (
     "eval_seed",
     "eval_deterministic",
     "compare",
+    "schedule",
+    "heuristic",
 )
 """Fields in which a resumed run may differ from its checkpoint: they change no gradient."""
 
@@ -42,9 +45,10 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         "wait",
         "random",
         "schedule",
+        "heuristic",
     ] = "recurrent_ppo"
     """Who plays. esper_ppo is ours, the others with ppo in their names are sb3-contrib's or on its classes;
-    wait, random and schedule do not learn: they are evaluated."""
+    wait, random, schedule and heuristic do not learn: they are evaluated."""
     num_envs: int = Field(8, ge=1)
     """Environments played side by side."""
     rounds: int | None = Field(None, ge=1)
@@ -63,10 +67,12 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     """Seed of the first evaluation episode; the others follow."""
     eval_deterministic: bool = False
     """Whether a trained agent plays its most probable action there, instead of drawing as in training."""
-    compare: tuple[Literal["wait", "random", "schedule"], ...] = ("wait", "random")
+    compare: tuple[Literal["wait", "random", "schedule", "heuristic"], ...] = ("wait", "random")
     """Agents that play the same episodes at the end."""
     schedule: ScheduleConfig = ScheduleConfig()
     """The plan of the agent `schedule`."""
+    heuristic: HeuristicConfig = HeuristicConfig()
+    """The thresholds of the agent `heuristic`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -39,7 +39,7 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
     full = make_world(config, config.num_envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     with closing(full.envs) as envs:
         for name in config.compare:
-            baseline(name, envs, config.schedule)
+            baseline(name, envs, config.schedule, config.seed, config.heuristic)
         lines = [*_outline(config, full), about]
         changes = _shortened(envs.config.model_dump())
         small = make_world(config, min(config.num_envs, NUM_ENVS), _mode(config), changes=changes)
@@ -101,6 +101,6 @@ def _learn(config: TrainConfig, world: World) -> str:
 
 
 def _play(config: TrainConfig, world: World) -> str:
-    agent = baseline(config.algo, world.envs, config.schedule, config.seed)
+    agent = baseline(config.algo, world.envs, config.schedule, config.seed, config.heuristic)
     evaluation = evaluate(agent, world.envs, config.eval_seeds[: world.envs.num_envs])
     return f"agent: {config.algo}, played {sum(episode.length for episode in evaluation.episodes)} steps"

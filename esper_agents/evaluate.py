@@ -1,7 +1,7 @@
 """Play whole episodes on given seeds. Agents that are given the same seeds can be compared pair by pair."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class Evaluation:
         return [float(value) for value in found if value is not None]
 
     def summary(self) -> dict[str, Estimate]:
-        """Figure -> mean, spread and interval, for all that were measured."""
+        """Figure -> mean, interquartile mean, spread and intervals, for all that were measured."""
         keys = ("total_reward", *MEASURED, "invalid_share", "pruned", "fossilized", "length")
         return {key: estimate(self.values(key)) for key in keys if self.values(key)}
 
@@ -76,18 +76,47 @@ def evaluate(
     Raises:
         ValueError: no seeds, or an environment with another autoreset mode.
     """
+    episodes: list[Episode] = []
+    picture = None
+    for wave, count in waves(env, seeds):
+        played, drawn = _play(agent, env, wave, count, on_step)
+        episodes += played
+        picture = drawn if picture is None else picture
+    return Evaluation(agent.name, episodes, picture)
+
+
+def over_runs(evaluations: Sequence[Evaluation], key: str = "total_reward") -> Estimate:
+    """A figure over several training runs of one algorithm; each run is a stratum of the bootstrap.
+
+    Args:
+        evaluations: One a run.
+        key: As for `Evaluation.values`.
+
+    Raises:
+        ValueError: it was not measured in any episode.
+    """
+    values = [evaluation.values(key) for evaluation in evaluations]
+    strata = [run for run, measured in enumerate(values) for _ in measured]
+    return estimate([value for measured in values for value in measured], strata)
+
+
+def waves(env: EsperVectorEnv, seeds: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """How seeds are played, as many at a time as there are environments.
+
+    Yields:
+        A seed for every environment, and how many of them, from the first on, are wanted: places left over
+        play a seed a second time.
+
+    Raises:
+        ValueError: no seeds, or an environment with another autoreset mode than NEXT_STEP.
+    """
     if not seeds:
         raise ValueError("seeds is empty: at least one episode is required")
     if env.autoreset_mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"evaluation needs autoreset_mode='NextStep', not {env.autoreset_mode.value!r}")
-    episodes: list[Episode] = []
-    picture = None
     for start in range(0, len(seeds), env.num_envs):
         wave = list(seeds[start : start + env.num_envs])
-        played, drawn = _play(agent, env, wave, on_step)
-        episodes += played
-        picture = drawn if picture is None else picture
-    return Evaluation(agent.name, episodes, picture)
+        yield [*wave, *[wave[0]] * (env.num_envs - len(wave))], len(wave)
 
 
 def fitting(max_envs: int, episodes: int) -> int:
@@ -96,10 +125,9 @@ def fitting(max_envs: int, episodes: int) -> int:
 
 
 def _play(
-    agent: Agent, env: EsperVectorEnv, wave: Sequence[int], on_step: OnStep | None
+    agent: Agent, env: EsperVectorEnv, seeds: Sequence[int], count: int, on_step: OnStep | None
 ) -> tuple[list[Episode], Picture | None]:
-    """One episode in each environment. Places left over play a seed a second time, uncounted."""
-    seeds = [*wave, *[wave[0]] * (env.num_envs - len(wave))]
+    """One episode in each environment, of which the first `count` are wanted."""
     obs, info = env.reset(seed=seeds)
     counter, memory = EpisodeCounter(env), agent.begin(seeds)
     counter.begin(list(seeds))
@@ -116,4 +144,4 @@ def _play(
             ended.setdefault(place, episode)
         if on_step:
             on_step(step)
-    return [ended[place] for place in range(len(wave))], picture
+    return [ended[place] for place in range(count)], picture

@@ -22,6 +22,7 @@ from esper_agents.progress import reporter
 from esper_agents.record import Record
 from esper_agents.table import table
 from esper_agents.trainees import make_trainee
+from esper_env import EsperVectorEnv
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,11 @@ class Run:
         count = fitting(config.num_envs, config.eval_episodes)
         world = make_world(settled(config, self.world), count, AutoresetMode.NEXT_STEP, "rgb_array")
         with closing(world.envs) as envs:
-            players = [
-                baseline(a, envs, config.schedule, config.seed) if isinstance(a, str) else a for a in agents
-            ]
+            players = [self._player(agent, envs) if isinstance(agent, str) else agent for agent in agents]
             evaluations = [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
         write_evaluation(self.place.writer, evaluations[0], self.steps)
         return evaluations
+
+    def _player(self, name: str, envs: EsperVectorEnv) -> Agent:
+        config = self.config
+        return baseline(name, envs, config.schedule, config.seed, config.heuristic)

@@ -1,5 +1,6 @@
 """Evaluations as a table for people."""
 
+import math
 from collections.abc import Sequence
 
 from esper_agents.evaluate import Evaluation
@@ -19,9 +20,18 @@ COLUMNS = (
 def table(evaluations: Sequence[Evaluation]) -> list[str]:
     """One line an agent, then the first one's lead over each of the others, paired by seed.
 
-    The interval is that of the mean return; the other figures are means.
+    Mean and interquartile mean of the return, each with its interval; the other figures are means.
     """
-    rows = [["agent", "return", "95% interval", *[heading for heading, _, _ in COLUMNS[1:]]]]
+    rows = [
+        [
+            "agent",
+            "return",
+            "95% interval",
+            "IQM",
+            "95% interval",
+            *[heading for heading, _, _ in COLUMNS[1:]],
+        ]
+    ]
     rows += [_row(evaluation) for evaluation in evaluations]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -32,9 +42,17 @@ def table(evaluations: Sequence[Evaluation]) -> list[str]:
 def _row(evaluation: Evaluation) -> list[str]:
     summary = evaluation.summary()
     reward = summary["total_reward"]
-    interval = "-" if reward.count == 1 else f"{reward.low:.2f} to {reward.high:.2f}"
+    spread = [
+        _interval(reward.low, reward.high),
+        f"{reward.iqm:.2f}",
+        _interval(reward.iqm_low, reward.iqm_high),
+    ]
     cells = [form.format(summary[key].mean) if key in summary else "-" for _, key, form in COLUMNS]
-    return [evaluation.agent, cells[0], interval, *cells[1:]]
+    return [evaluation.agent, cells[0], *spread, *cells[1:]]
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
 
 
 def _lead(first: Evaluation, other: Evaluation) -> str:

@@ -1,6 +1,6 @@
 """Play agents on the same episodes, print a table, and write JSON with --out.
 
---agents takes wait, random, schedule and paths: a checkpoint, a run's folder, or a folder of runs.
+--agents takes wait, random, schedule, heuristic and paths: a checkpoint, a run's folder, or a folder of runs.
 --config FILE reads settings from a .toml or .json file; flags win over it.
 --print-config prints the resolved settings as JSON, which --config accepts, and stops.
 """

@@ -1,18 +1,29 @@
-"""The agent that follows a plan: one blueprint in each slot, planted at given epochs and committed."""
+"""The agent that follows a plan: a blueprint in each slot, planted at given epochs and committed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from esper_agents.agent import Info
-from esper_env import ActionLayout, EsperVectorEnv, Head, Op, Style, encode
+from esper_agents.baselines.moves import (
+    WAIT,
+    Action,
+    CurveName,
+    SpeedName,
+    StyleName,
+    TargetName,
+    TempoName,
+    germinate,
+    raise_alpha,
+)
+from esper_env import ActionLayout, EsperVectorEnv, Head, Op, encode
 
 Bools = NDArray[np.bool_]
-FULL_ALPHA = 2
-"""Index of alpha 1.0 in the alpha_target head."""
+Ints = NDArray[np.int64]
 
 
 class ScheduleConfig(BaseModel):
@@ -22,6 +33,8 @@ class ScheduleConfig(BaseModel):
 
     blueprint: str = "conv_heavy"
     """Name of the blueprint planted in every chosen slot."""
+    blueprints: tuple[str, ...] | None = None
+    """One for each chosen slot; None for `blueprint` in all."""
     slots: tuple[int, ...] | None = None
     """Indices of the slots, in the order of planting; None for all."""
     epochs: tuple[int, ...] | None = None
@@ -30,25 +43,48 @@ class ScheduleConfig(BaseModel):
     """Epoch from which the first slot may be planted."""
     spacing: int = Field(0, ge=0)
     """Epochs between one slot and the next."""
-    style: Literal["LINEAR_ADD", "LINEAR_MULTIPLY", "SIGMOID_ADD", "GATED"] = "LINEAR_ADD"
+    style: StyleName = "LINEAR_ADD"
     """How a module joins the host."""
-    tempo: Literal["FAST", "STANDARD", "SLOW"] = "FAST"
+    tempo: TempoName = "FAST"
     """How long its blending takes."""
+    alpha_target: TargetName = "FULL"
+    """Where alpha goes first: 0.5, 0.7 or 1. From below 1 it goes on to 1 later."""
+    rest: int = Field(0, ge=0)
+    """Epochs for which it stays below 1 on the way."""
+    speed: SpeedName = "FAST"
+    """How long it takes from there to 1: 0, 3, 5 or 8 epochs."""
+    curve: CurveName = "LINEAR"
+    """The shape of that second ramp."""
     fossilize: bool = True
     """Whether modules are committed; what is not committed is lost at the end of the episode."""
 
     @model_validator(mode="after")
-    def _one_epoch_a_slot(self) -> Self:
-        if self.epochs is not None and self.slots is not None and len(self.epochs) != len(self.slots):
-            raise ValueError(f"schedule.epochs has {len(self.epochs)} entries for {len(self.slots)} slots")
+    def _one_entry_a_slot(self) -> Self:
+        if self.slots is not None and len(set(self.slots)) < len(self.slots):
+            raise ValueError(f"schedule.slots={list(self.slots)} names a slot twice")
+        for name in ("epochs", "blueprints"):
+            entries = getattr(self, name)
+            if entries is not None and self.slots is not None and len(entries) != len(self.slots):
+                raise ValueError(f"schedule.{name} has {len(entries)} entries for {len(self.slots)} slots")
         return self
 
 
-class ScheduleAgent:
-    """Every step the first legal op of: plant what is due, advance, fossilize; else WAIT. See `Agent`.
+@dataclass(frozen=True)
+class Progress:
+    """What a schedule remembers, each of shape (env, slot)."""
 
-    A slot is planted once: a module that the rules removed is not replaced. The memory is a bool array
-    (env, slot) of what was planted.
+    planted: Bools
+    """A module was planted."""
+    rested: Ints
+    """Steps in which alpha rested below 1."""
+    raised: Bools
+    """Alpha was sent to 1."""
+
+
+class ScheduleAgent:
+    """Every step the first legal op of: plant what is due, advance, raise alpha, fossilize. See `Agent`.
+
+    A slot is planted once: a module that the rules removed is not replaced.
 
     Args:
         config: The plan.
@@ -58,7 +94,7 @@ class ScheduleAgent:
         horizon: Epochs of an episode.
 
     Raises:
-        ValueError: a blueprint or slot that does not exist, or another number of epochs than of slots.
+        ValueError: a blueprint or slot that does not exist, or another number of entries than of slots.
     """
 
     name = "schedule"
@@ -72,67 +108,91 @@ class ScheduleAgent:
         horizon: int,
     ) -> None:
         self.config, self._layout, self._epoch, self._horizon = config, layout, epoch, horizon
-        self._due = _due(config, layout.num_slots)
-        if config.blueprint not in blueprints[1:]:
-            raise ValueError(
-                f"schedule.blueprint={config.blueprint!r} is not known, only {list(blueprints[1:])}"
-            )
-        self._blueprint = blueprints.index(config.blueprint)
+        slots = _slots(config, layout.num_slots)
+        self._due = _due(config, slots)
+        self._blueprint = _planned(config, slots, blueprints)
 
     @classmethod
     def of(cls, config: ScheduleConfig, env: EsperVectorEnv) -> Self:
         """The agent for an environment."""
         return cls(config, env.layout, env.facts.blueprints, env.features["epoch"], env.config.horizon)
 
-    def begin(self, seeds: Sequence[int]) -> Bools:
+    def begin(self, seeds: Sequence[int]) -> Progress:
         """See `Agent`."""
-        return np.zeros((len(seeds), self._layout.num_slots), dtype=bool)
+        shape = len(seeds), self._layout.num_slots
+        nothing_to_raise = np.full(shape, self.config.alpha_target == "FULL")
+        return Progress(np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64), nothing_to_raise)
 
-    def act(self, obs: NDArray[np.float32], info: Info, memory: Bools) -> tuple[NDArray[np.int64], Bools]:
+    def act(self, obs: NDArray[np.float32], info: Info, memory: Progress) -> tuple[Ints, Progress]:
         """See `Agent`."""
-        actions, planted = np.zeros((len(obs), len(Head)), dtype=np.int64), memory.copy()
+        actions = np.zeros((len(obs), len(Head)), dtype=np.int64)
         epochs = np.rint(obs[:, self._epoch.start] * self._horizon).astype(int)
+        rests = (info["op_slot_mask"][:, Op.SET_ALPHA_TARGET] == 1) & ~memory.raised
+        tired = rests & (memory.rested >= self.config.rest)
         for env, epoch in enumerate(epochs):
-            ready = self._ready(info, env, epoch, planted[env])
-            actions[env] = self._choose(info["op_slot_mask"][env], ready)
-            if actions[env, Head.OP] == Op.GERMINATE:
-                planted[env, actions[env, Head.SLOT]] = True
-        return actions, planted
+            ready = self._ready(info, env, epoch, memory.planted[env])
+            actions[env] = self._choose(info["op_slot_mask"][env], ready, tired[env])
+        planted = memory.planted | _addressed(actions, Op.GERMINATE, rests.shape)
+        raised = memory.raised | _addressed(actions, Op.SET_ALPHA_TARGET, rests.shape)
+        return actions, Progress(planted, memory.rested + rests, raised)
 
     def _ready(self, info: Info, env: int, epoch: int, planted: Bools) -> list[int]:
-        """Slots that are due and can take the blueprint, in the order of the plan."""
-        legal = info["blueprint_slot_mask"][env, :, self._blueprint] == 1
-        return [slot for slot, due in self._due.items() if due <= epoch and legal[slot] and not planted[slot]]
+        """Slots that are due and can take their blueprint, in the order of the plan."""
+        legal = info["blueprint_slot_mask"][env] == 1
+        due = [slot for slot, from_ in self._due.items() if from_ <= epoch and not planted[slot]]
+        return [slot for slot in due if legal[slot, self._blueprint[slot]]]
 
-    def _choose(self, op_slot: NDArray[np.int8], ready: Sequence[int]) -> NDArray[np.int64]:
-        advance = [slot for slot in self._due if op_slot[Op.ADVANCE, slot]]
-        commit = [slot for slot in self._due if op_slot[Op.FOSSILIZE, slot] and self.config.fossilize]
+    def _choose(self, op_slot: NDArray[np.int8], ready: Sequence[int], tired: Bools) -> Action:
+        config = self.config
         if ready:
-            return self._plant(ready[0])
-        if advance:
-            return encode(Op.ADVANCE, slot=advance[0])
-        return encode(Op.FOSSILIZE, slot=commit[0]) if commit else encode(Op.WAIT)
-
-    def _plant(self, slot: int) -> NDArray[np.int64]:
-        tempo = ("FAST", "STANDARD", "SLOW").index(self.config.tempo)
-        style = Style[self.config.style]
-        return encode(
-            Op.GERMINATE,
-            slot=slot,
-            blueprint=self._blueprint,
-            style=style,
-            tempo=tempo,
-            alpha_target=FULL_ALPHA,
-        )
+            kind = self._blueprint[ready[0]]
+            return germinate(ready[0], kind, config.style, config.tempo, config.alpha_target)
+        for slot in self._due:
+            if op_slot[Op.ADVANCE, slot]:
+                return encode(Op.ADVANCE, slot=slot)
+        for slot in self._due:
+            if tired[slot]:
+                return raise_alpha(slot, config.speed, config.curve)
+        for slot in self._due:
+            if op_slot[Op.FOSSILIZE, slot] and config.fossilize:
+                return encode(Op.FOSSILIZE, slot=slot)
+        return WAIT
 
 
-def _due(config: ScheduleConfig, num_slots: int) -> Mapping[int, int]:
-    """Slot -> epoch from which it may be planted, in the order of the plan."""
+def _addressed(actions: Ints, op: Op, shape: tuple[int, ...]) -> Bools:
+    """(env, slot): where an op is played."""
+    where = np.zeros(shape, dtype=bool)
+    envs = np.flatnonzero(actions[:, Head.OP] == op)
+    where[envs, actions[envs, Head.SLOT]] = True
+    return where
+
+
+def _slots(config: ScheduleConfig, num_slots: int) -> tuple[int, ...]:
+    """In the order of planting."""
     slots = tuple(range(num_slots)) if config.slots is None else config.slots
     unknown = [slot for slot in slots if not 0 <= slot < num_slots]
     if unknown:
         raise ValueError(f"schedule.slots={list(slots)}: {unknown} do not exist, 0 to {num_slots - 1} do")
+    return slots
+
+
+def _due(config: ScheduleConfig, slots: Sequence[int]) -> Mapping[int, int]:
+    """Slot -> epoch from which it may be planted, in the order of the plan."""
     epochs = config.epochs or tuple(config.start + config.spacing * i for i in range(len(slots)))
     if len(epochs) != len(slots):
         raise ValueError(f"schedule.epochs={list(epochs)} has {len(epochs)} entries for {len(slots)} slots")
     return dict(zip(slots, epochs, strict=True))
+
+
+def _planned(config: ScheduleConfig, slots: Sequence[int], known: Sequence[str]) -> Mapping[int, int]:
+    """Slot -> index of the blueprint that is planted there."""
+    if config.blueprints is None:
+        name, names = "blueprint", (config.blueprint,) * len(slots)
+    else:
+        name, names = "blueprints", config.blueprints
+    unknown = sorted(set(names) - set(known[1:]))
+    if unknown:
+        raise ValueError(f"schedule.{name}: {unknown} are not known, only {list(known[1:])} are")
+    if len(names) != len(slots):
+        raise ValueError(f"schedule.{name}={list(names)} has {len(names)} entries for {len(slots)} slots")
+    return {slot: known.index(blueprint) for slot, blueprint in zip(slots, names, strict=True)}

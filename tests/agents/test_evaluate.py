@@ -10,7 +10,7 @@ from scipy import stats
 from esper_agents.baselines import baseline
 from esper_agents.episodes import MEASURED
 from esper_agents.evaluate import evaluate, fitting
-from esper_agents.statistics import estimate, t_quantile
+from esper_agents.statistics import estimate
 from esper_agents.table import table
 
 
@@ -87,6 +87,17 @@ def test_what_was_not_measured_is_missing_and_not_zero():
     assert table([evaluation])[1].split()[-1] == "0.0%"
 
 
+def test_a_table_shows_mean_and_interquartile_mean_with_their_intervals():
+    evaluation = evaluate(baseline("random", make()), make(), range(7))
+    found = estimate(evaluation.values("total_reward"))
+    heading, row, *_ = table([evaluation, evaluation])
+    shown = f"{found.mean:.2f} {found.low:.2f} to {found.high:.2f} "
+    shown += f"{found.iqm:.2f} {found.iqm_low:.2f} to {found.iqm_high:.2f}"
+    assert " ".join(row.split()).startswith(f"random {shown}")
+    assert heading.split()[:7] == ["agent", "return", "95%", "interval", "IQM", "95%", "interval"]
+    assert table([evaluate(baseline("wait", make()), make(), [0])])[1].split()[2] == "-"
+
+
 def test_a_picture_of_the_first_episode_comes_from_an_environment_that_draws():
     env = make(num_envs=2, render_mode="rgb_array")
     picture = evaluate(baseline("schedule", env), env, [0, 1, 2]).picture
@@ -106,12 +117,3 @@ def test_evaluation_refuses_what_it_cannot_see_the_end_of():
         evaluate(baseline("wait", make()), make(autoreset_mode="SameStep"), [0])
     with pytest.raises(ValueError, match="seeds"):
         evaluate(baseline("wait", make()), make(), [])
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 20, 1000])
-def test_the_quantile_of_students_t_agrees_with_scipy(freedom):
-    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
-
-
-def test_a_single_value_has_no_interval():
-    assert estimate([2.0]).as_dict() == {"mean": 2.0, "std": None, "low": None, "high": None, "count": 1}

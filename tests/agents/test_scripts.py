@@ -124,6 +124,40 @@ def test_training_then_evaluating_from_the_command_line(call, tmp_path):
     assert call("evaluate_agent", "--agents", "nobody")[0] == 2
 
 
+def test_tuning_then_playing_the_plan_from_the_command_line(call, tmp_path):
+    small = ("--candidates", "4", "--first-seeds", "1", "--eval-episodes", "1", "--episode-length", "14")
+    status, out, err = call("tune_schedule", *NULL, *small, "--space.blueprints", "norm", "conv_small")
+    assert status == 0, err
+    assert "tuned - first candidate: " in out
+    plan = out.splitlines()[-1].removeprefix("plan: ")
+    assert plan == "runs/EsperMicro-v0-tuning-seed0-1/schedule.json"
+    status, out, err = call("evaluate_agent", "--config", plan, "--agents", "schedule", "--episodes", "1")
+    assert status == 0, err
+    status, printed, _ = call("train_agent", "--config", plan, "--algo", "schedule", "--print-config")
+    values = json.loads(printed)
+    assert values["schedule"] == json.loads((tmp_path / plan).read_text())["schedule"]
+    assert values["episode_length"] == 14
+
+
+def test_the_settings_of_a_search_can_be_printed_and_read(call, tmp_path):
+    _, printed, _ = call("tune_schedule", *NULL, "--eta", "4", "--space.styles", "GATED", "--print-config")
+    (tmp_path / "c.json").write_text(printed)
+    assert call("tune_schedule", "--config", "c.json", "--print-config")[1] == printed
+    assert json.loads(printed)["space"]["styles"] == ["GATED"]
+    status, _, err = call("tune_schedule", *NULL, "--tuning-seed", "10000")
+    assert status == 2
+    assert "overlap" in err
+
+
+def test_thresholds_of_the_heuristic_are_flags(call):
+    _, printed, _ = call("train_agent", "--algo", "heuristic", "--heuristic.spacing", "9", "--print-config")
+    assert json.loads(printed)["heuristic"]["spacing"] == 9
+    flags = ("--agents", "heuristic", "--episodes", "1", "--heuristic.preference", "convy")
+    status, _, err = call("evaluate_agent", *NULL, *flags)
+    assert status == 2
+    assert "convy" in err
+
+
 @pytest.fixture
 def start():
     """Starts the training script in a process of its own, which does not outlive the test."""

@@ -39,6 +39,7 @@ def test_a_configuration_survives_being_written_and_read():
         ({"rounds": 3, "total_steps": 4}, "rounds=3 and total_steps=4 exclude each other"),
         ({"env": "EsperMicro-v0", "data": "cifar10"}, "data='cifar10' is not allowed: EsperMicro-v0"),
         ({"schedule": {"slots": [0], "epochs": [1, 2]}}, "schedule.epochs has 2 entries for 1 slots"),
+        ({"schedule": {"slots": [1, 1]}}, "names a slot twice"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(values, named):
