@@ -1,7 +1,7 @@
 """Claim: our PPO solves CartPole-v1, with memory also without velocities, and repeats what it saw before.
 
 `python benchmarks/agents/classic_control.py --task cartpole --seeds 0 1 2 --out runs/classic` trains and
-evaluates (100 episodes drawn from the policy). Tasks: `cartpole`; `masked_cartpole`, without velocities, where
+evaluates (100 episodes drawn from the policy). Tasks: `cartpole`; `masked_cartpole`, no velocities, where
 `--core mlp` must fail; `repeat_previous`, whose best mean is 1.0 and guessing 0.25. Every policy is evaluated
 once more with its memory emptied before every step.
 """
