@@ -10,7 +10,7 @@ from esper_agents.baselines import BASELINES
 from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
-from esper_agents.ppo.config import OwnPpoConfig
+from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import IDS
 
 FREE = (

@@ -19,7 +19,7 @@ import torch
 from classic import RepeatPrevious, cartpole, masked_cartpole
 from training import discrete, evaluated, learner, train
 
-from esper_agents.ppo.config import OwnPpoConfig
+from esper_agents.ppo_config import OwnPpoConfig
 
 
 @dataclass(frozen=True)

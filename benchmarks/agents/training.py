@@ -12,10 +12,10 @@ from classic import vector
 
 from esper_agents.ppo.actions import ActionModel, IndependentActions
 from esper_agents.ppo.build import CORES
-from esper_agents.ppo.config import OwnPpoConfig
 from esper_agents.ppo.distribution import sampled, walk
 from esper_agents.ppo.learner import Learner
 from esper_agents.ppo.network import Encoded, FlatEncoder, Policy
+from esper_agents.ppo_config import OwnPpoConfig
 
 
 @dataclass(frozen=True)

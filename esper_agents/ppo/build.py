@@ -3,10 +3,10 @@
 import torch
 
 from esper_agents.ppo.actions import EsperActions
-from esper_agents.ppo.config import OwnPpoConfig
 from esper_agents.ppo.encoder import FlatSlots, SlotSet
 from esper_agents.ppo.learner import Learner
 from esper_agents.ppo.network import LstmCore, MlpCore, Policy
+from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import EsperVectorEnv
 
 ENCODERS = {"flat": FlatSlots, "set": SlotSet}

@@ -10,11 +10,11 @@ from numpy.random import SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper_agents.ppo.config import OwnPpoConfig
 from esper_agents.ppo.distribution import sampled, walk
 from esper_agents.ppo.network import Encoded, Memory, Policy
 from esper_agents.ppo.rollout import Rollout
 from esper_agents.ppo.update import Figures, Updater
+from esper_agents.ppo_config import OwnPpoConfig
 
 
 class ReturnScale:

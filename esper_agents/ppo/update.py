@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from esper_agents.ppo.advantage import advantages, explained_variance
-from esper_agents.ppo.config import OwnPpoConfig
 from esper_agents.ppo.distribution import Evaluated, given, walk
 from esper_agents.ppo.network import Encoded, Policy
 from esper_agents.ppo.rollout import Rollout, Sequences, sequences
+from esper_agents.ppo_config import OwnPpoConfig
 
 Figures = dict[str, float]
 

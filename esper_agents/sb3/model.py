@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from esper_agents.ppo.config import PpoConfig
+from esper_agents.ppo_config import PpoConfig
 from esper_agents.sb3.adapter import EsperSb3VecEnv
 from esper_agents.sb3.masked import MaskableRecurrentPPO
 

@@ -9,11 +9,11 @@ from test_ppo_distribution import LAYOUT, MODEL, SIZE, encoded, heads, legal_act
 
 from esper_agents.ppo.advantage import advantages, explained_variance
 from esper_agents.ppo.build import make_learner
-from esper_agents.ppo.config import OwnPpoConfig
 from esper_agents.ppo.distribution import given, walk
 from esper_agents.ppo.learner import ReturnScale
 from esper_agents.ppo.rollout import sequences
 from esper_agents.ppo.update import Batch, Updater
+from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import EsperVectorEnv, Head
 
 
