@@ -118,6 +118,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         self.render_mode = render_mode
         self._build()
 
+    @own_modes()
     def _build(self) -> None:
         config, num_envs = self.config, self.num_envs
         setup = prepare(config.host, config.task, config.engine, config.horizon)
@@ -151,8 +152,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         )
         self._trace = EpisodeTrace(num_envs, self.facts, config.horizon) if self.render_mode else None
         self._unready = np.ones(num_envs, dtype=bool)
-        self._terminated = np.zeros(num_envs, dtype=bool)
-        self._truncated = np.zeros(num_envs, dtype=bool)
+        self._terminated, self._truncated = np.zeros((2, num_envs), dtype=bool)
 
     @own_modes()
     def reset(

@@ -1,11 +1,15 @@
 """What the caller's code has switched in torch changes nothing of an environment."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 from apart import trained
 from engines import ENGINES
 from parity import lively, small
+
+from esper_env import EsperVectorEnv
 
 AROUND = {
     "no_grad": torch.no_grad,
@@ -43,3 +47,22 @@ def test_a_life_under_a_mode_of_the_callers_has_the_same_bits(engine, mode):
     for own, other in zip(weights, others, strict=True):
         assert all(torch.equal(own[name], other[name]) for name in other)
     assert torch.is_grad_enabled()
+
+
+DATA_SETS = count(1)
+TINY = {"task.train_size": 256, "task.val_size": 64, "task.test_size": 64, "engine.counterfactual_size": 64}
+
+
+@pytest.mark.parametrize("mode", AROUND)
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_environments_and_data_that_were_made_under_a_mode_are_like_any_others(engine, mode):
+    """A process keeps its data sets: a new one is made by whoever asks first."""
+    overrides = TINY | {"task.generator_seed": next(DATA_SETS)}
+
+    def losses(around):
+        with around():
+            envs = EsperVectorEnv(2, "micro", engine=engine, horizon=3, epoch_size=64, overrides=overrides)
+        envs.reset(seed=3)
+        return [envs.step(np.zeros((2, 8), dtype=np.int64))[-1]["train_loss"] for _ in range(3)]
+
+    np.testing.assert_array_equal(losses(AROUND[mode]), losses(torch.enable_grad))
