@@ -255,7 +255,8 @@ class QueriedVectorEnv(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the networks."""
-        self._engine.close()
+        if hasattr(self, "_engine"):  # Gymnasium before 1.3 also closes what could not be built
+            self._engine.close()
 
     def _refuse_closed(self) -> None:
         if self.closed:

@@ -1,7 +1,7 @@
 """The action mask inside the observation, under the names that other libraries expect."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +10,11 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    _DictWrapper = VectorWrapper[dict[str, Any], Any, Any, Any, Any]
+else:
+    _DictWrapper = VectorWrapper  # takes no type arguments before Gymnasium 1.4
 
 INFO_KEY = "action_mask"
 """Where the wrapped environment publishes its mask."""
@@ -56,7 +61,7 @@ class MaskInObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstr
         return _joined(obs, _mask_of(info), *self._keys)
 
 
-class MaskInVectorObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
+class MaskInVectorObservation(_DictWrapper):
     """The same for a vector environment in any autoreset mode; the entries of `final_obs` become dicts too.
 
     Args:
@@ -72,6 +77,7 @@ class MaskInVectorObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any])
         self, env: VectorEnv[Any, Any, Any], obs_key: str = "observations", mask_key: str = "action_mask"
     ) -> None:
         super().__init__(env)
+        self.autoreset_mode = env.metadata.get("autoreset_mode")
         self._keys = _checked_keys(obs_key, mask_key)
         single = _with_mask(env.single_observation_space, env.single_action_space, *self._keys)
         self.single_observation_space = single

@@ -57,6 +57,7 @@ def test_a_wrapped_environment_is_rebuilt_from_its_spec():
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_a_batch_shows_the_masks_of_the_bare_environment(mode):
     plain, wrapped = batch(mode), MaskInVectorObservation(batch(mode), "obs", "mask")
+    assert wrapped.autoreset_mode is mode, "TorchRL looks for it there"
     obs, info = plain.reset(seed=4)
     seen, _ = wrapped.reset(seed=4)
     for _ in range(3):
