@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LIBRARIES := .venv-libraries
 
-.PHONY: setup train test lint docs test-slow test-gpu
+.PHONY: setup train test lint docs test-slow test-gpu test-libraries
 
 setup: $(INSTALLED)
 
@@ -34,3 +35,14 @@ test-slow: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/pytest -m gpu
+
+# The other RL libraries pin versions of their own (gymnasium 1.2.2), so they have an environment of their own.
+test-libraries: $(LIBRARIES)/.installed
+	$(LIBRARIES)/bin/pytest -m "not slow and not gpu" tests/examples tests/env/test_gymnasium.py \
+		tests/env/test_wrappers.py tests/env/test_checking.py tests/env/test_stepping.py tests/agents/test_adapter.py
+
+$(LIBRARIES)/.installed: pyproject.toml constraints-libraries.txt
+	$(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/pip install --quiet --constraint constraints-libraries.txt \
+		--editable ".[rllib,torchrl,agents,dev]"
+	touch $@
