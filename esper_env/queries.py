@@ -1,5 +1,6 @@
 """What can be asked of running environments besides a step: masks, costs, attribution, pictures."""
 
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -255,7 +256,8 @@ class QueriedVectorEnv(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the networks."""
-        if hasattr(self, "_engine"):  # Gymnasium before 1.3 also closes what could not be built
+        # Gymnasium before 1.3 also closes what could not be built, and when the interpreter is shutting down
+        if hasattr(self, "_engine") and not sys.is_finalizing():
             self._engine.close()
 
     def _refuse_closed(self) -> None:

@@ -284,6 +284,23 @@ def test_a_wrong_argument_is_refused_by_name_before_any_data_is_touched(
         EsperVectorEnv(**{"num_envs": 2, "preset": "micro", **arguments})
 
 
+def test_a_process_that_leaves_environments_open_ends_quietly() -> None:
+    """Gymnasium before 1.3 closes them while the interpreter is shutting down."""
+    code = """
+import gymnasium as gym
+import esper_env
+
+class Knot:
+    pass
+
+knot = Knot()
+knot.itself, knot.envs = knot, gym.make_vec("EsperMicro-v0", num_envs=2)
+knot.envs.reset(seed=0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_single_environment_answers_every_question_of_the_vector_environment() -> None:
     asked = {name for name in vars(QueriedVectorEnv) if name[0] != "_"} - {"close_extras"}
     assert asked >= {"ledger", "attribution", "get_state", "set_state", "export", "action_masks"}
