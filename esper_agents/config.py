@@ -57,6 +57,9 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     """Environment steps, rounded up to whole rounds; excludes rounds."""
     seed: int = Field(0, ge=0)
     """Of weights, exploration and episodes."""
+    start_from: str | None = None
+    """Checkpoint, run or folder of runs of the same algorithm, with whose weights a new run begins: one that
+    was played on the null engine, say. Nothing else is taken over."""
     logdir: str = "runs"
     """Folder in which the run gets a folder of its own."""
     eval_every: int | None = Field(None, ge=1)
@@ -79,6 +82,12 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         if self.rounds is not None and self.total_steps is not None:
             given = f"rounds={self.rounds} and total_steps={self.total_steps}"
             raise ValueError(f"{given} exclude each other: give one")
+        return self
+
+    @model_validator(mode="after")
+    def _starts_where_it_learns(self) -> Self:
+        if self.start_from is not None and not self.learns:
+            raise ValueError(f"start_from={self.start_from!r}: algo={self.algo!r} does not learn")
         return self
 
     @property

@@ -11,6 +11,7 @@ from esper_agents.baselines import baseline
 from esper_agents.config import TrainConfig
 from esper_agents.environment import World, make_world
 from esper_agents.evaluate import evaluate
+from esper_agents.record import start_record
 from esper_agents.train import opened
 from esper_agents.trainees import make_trainee
 from esper_env import cifar10_cached
@@ -33,6 +34,7 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
         ValueError: as `train`.
     """
     opened(config, resume)
+    start_record(config)
     data, about = _data_at_hand(config)
     config = config.model_copy(update={"data": data})
     # The null engine loads no data and builds no networks, but checks every setting.

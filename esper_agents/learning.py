@@ -1,5 +1,6 @@
 """What a run trains, whichever library does it, and what it is told meanwhile."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
@@ -32,6 +33,13 @@ class Trainee(Protocol):
     @property
     def num_parameters(self) -> int:
         """Of its networks."""
+
+    def start_from(self, path: Path) -> None:
+        """Take the weights of a checkpoint, and nothing else of it.
+
+        Raises:
+            ValueError: they do not fit.
+        """
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """Play and learn for so many more environment steps, whole rounds; curves go to the writer."""

@@ -1,9 +1,12 @@
 """What is written beside a run so that it can be read, repeated and continued."""
 
+import hashlib
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import esper_env
+from esper_agents import checkpoint
 from esper_agents.config import FREE, TrainConfig, differences, fingerprint
 from esper_agents.environment import World
 
@@ -23,6 +26,23 @@ def run_record(config: TrainConfig, world: World) -> Record:
         "observation_version": esper_env.OBSERVATION_VERSION,
         "versions": {"esper_env": esper_env.__version__, **{name: version(name) for name in LIBRARIES}},
     }
+
+
+def start_record(config: TrainConfig) -> Record | None:
+    """Which weights a new run begins with: the file, and its SHA-256; None for its own.
+
+    Raises:
+        ValueError: no checkpoint is there, it is damaged, or it is one of another algorithm.
+    """
+    if config.start_from is None:
+        return None
+    path = checkpoint.find_checkpoint(Path(config.start_from))
+    played = checkpoint.read_record(path)["config"]["algo"]
+    if played != config.algo:
+        raise ValueError(
+            f"start_from={config.start_from!r} is a checkpoint of {played}, not of {config.algo}"
+        )
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def comparable(agent: Record) -> Record:

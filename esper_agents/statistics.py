@@ -118,6 +118,28 @@ def bootstrap(
     return float(low), float(high)
 
 
+def crossed_bootstrap(
+    values: ArrayLike, statistic: Callable[[Floats], Floats], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The 95% interval of a statistic over training runs that all played the same episodes.
+
+    Runs and episodes are both drawn with replacement, so that the luck of training and that of the hosts are
+    both in it: A. B. Owen, "The pigeonhole bootstrap" (2007), which is conservative.
+
+    Args:
+        values: (run, episode).
+        statistic: Of resamples (resample, value), along the last axis.
+        seed: Of the draws.
+        resamples: How many.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    runs, episodes = (rng.integers(size, size=(resamples, size)) for size in array.shape)
+    drawn = array[runs[:, :, None], episodes[:, None, :]].reshape(resamples, -1)
+    low, high = np.quantile(statistic(drawn), [0.025, 0.975])
+    return float(low), float(high)
+
+
 def t_quantile(freedom: int, probability: float = 0.975) -> float:
     """Quantile of Student's t distribution, to 0.2%.
 

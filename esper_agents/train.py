@@ -16,7 +16,7 @@ from esper_agents.config import TrainConfig
 from esper_agents.environment import make_world
 from esper_agents.evaluate import Evaluation
 from esper_agents.interrupt import Interrupt
-from esper_agents.record import Record, refuse_other, run_record
+from esper_agents.record import Record, refuse_other, run_record, start_record
 from esper_agents.run import Place, Run
 
 
@@ -51,10 +51,11 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
     """
     stream = stream or sys.stdout
     path, old = opened(config, resume)
+    start = old["start"] if old else start_record(config)
     # Evaluation makes environments of its own: one is enough to resolve the settings of those that only play.
     world = make_world(config, config.num_envs if config.learns else 1, AutoresetMode.SAME_STEP)
     with closing(world.envs), Interrupt() as interrupt:
-        record = run_record(config, world)
+        record = run_record(config, world) | {"start": start}
         if path is not None and old is not None:
             refuse_other(old, record, str(path))
         folder, steps = _folder(config, path), 0 if old is None else int(old["state"]["timesteps"])

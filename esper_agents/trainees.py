@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from esper_agents import checkpoint
 from esper_agents.config import TrainConfig
 from esper_agents.environment import World
 from esper_agents.learning import Trainee
@@ -11,7 +12,7 @@ from esper_agents.sb3 import Sb3Trainee
 
 
 def make_trainee(config: TrainConfig, world: World, path: Path | None) -> Trainee:
-    """The agent of a run: a new one, or as a checkpoint left it.
+    """The agent of a run: a new one, perhaps with the weights of another, or as a checkpoint left it.
 
     Args:
         config: The run.
@@ -19,8 +20,14 @@ def make_trainee(config: TrainConfig, world: World, path: Path | None) -> Traine
         path: The checkpoint, or None.
 
     Raises:
-        ValueError: a setting that it refuses.
+        ValueError: a setting that it refuses, or weights to start from that do not fit.
     """
     make: Callable[[TrainConfig, World, Path | None], Trainee]
     make = PpoTrainee if config.algo == "esper_ppo" else Sb3Trainee
-    return make(config, world, path)
+    trainee = make(config, world, path)
+    if path is None and config.start_from is not None:
+        try:
+            trainee.start_from(checkpoint.find_checkpoint(Path(config.start_from)))
+        except RuntimeError as error:
+            raise ValueError(f"start_from={config.start_from!r} does not fit: {error}") from None
+    return trainee

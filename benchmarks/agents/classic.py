@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
+from sb3_contrib.common.envs import InvalidActionEnvMultiDiscrete
 
 
 class PositionsOnly(gym.ObservationWrapper[Any, Any, Any]):
@@ -56,6 +57,46 @@ class RepeatPrevious(gym.Env[NDArray[np.float32], int]):
 
     def _see(self) -> NDArray[np.float32]:
         return np.eye(self.symbols, dtype=np.float32)[self._shown[self._step]]
+
+
+class NamedByMask(gym.Wrapper[Any, Any, Any, Any]):
+    """sb3-contrib's `InvalidActionEnvMultiDiscrete`, with the state one-hot and the mask in info; counts.
+
+    Args:
+        sizes: Values of each head.
+        illegal: How many of all values are illegal in a step.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], illegal: int) -> None:
+        super().__init__(InvalidActionEnvMultiDiscrete(list(sizes), n_invalid_actions=illegal))
+        self._starts = np.cumsum([0, *sizes[:-1]])
+        self.observation_space = spaces.Box(0, 1, (sum(sizes),), np.float32)
+        self.played = self.illegal = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: Any = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """See `gymnasium.Env`."""
+        self.env.action_space.seed(seed)  # where the states are drawn from
+        state, _ = self.env.reset(seed=seed)
+        return self._see(state), {"action_mask": self.action_masks()}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env`."""
+        self.played += 1
+        self.illegal += not self.action_masks()[self._starts + action].all()
+        state, reward, terminated, truncated, _ = self.env.step(action)
+        seen = {"action_mask": self.action_masks()}
+        return self._see(state), float(reward), terminated, truncated, seen
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(value of any head,): what is legal now."""
+        return np.array(self.env.unwrapped.action_masks())
+
+    def _see(self, state: Any) -> NDArray[np.float32]:
+        seen = np.zeros(self.observation_space.shape, dtype=np.float32)
+        seen[self._starts + state] = 1
+        return seen
 
 
 def vector(make: Callable[[], gym.Env[Any, Any]], count: int) -> SyncVectorEnv:

@@ -39,9 +39,11 @@ class Task:
 
 CONTROL = {"hidden_size": 64, "memory_size": 64, "learning_rate": 1e-3, "gae_lambda": 0.95, "ppo_epochs": 8}
 TASKS = {
-    "cartpole": Task(cartpole, 2, 100_000, 128, 0.99, CONTROL | {"entropy": 0.0}),
+    "cartpole": Task(cartpole, 2, 200_000, 128, 0.99, CONTROL | {"entropy": 0.0, "learning_rate": 3e-4}),
     "masked_cartpole": Task(masked_cartpole, 2, 300_000, 256, 0.99, CONTROL | {"entropy": 0.0}),
-    "repeat_previous": Task(RepeatPrevious, 4, 150_000, 64, 0.9, CONTROL | {"entropy": 0.005}),
+    "repeat_previous": Task(
+        RepeatPrevious, 4, 150_000, 64, 0.0, CONTROL | {"entropy": 0.005, "gae_lambda": 0.0}
+    ),
 }
 NUM_ENVS, EPISODES = 16, 100
 

@@ -15,11 +15,11 @@ from esper_agents.ppo.actions import ActionModel, Masks
 class Conditional(Protocol):
     """Logits of the heads of a batch of actions, which are drawn one after another."""
 
-    def logits(self, head: int) -> Tensor:
-        """(batch, value) of the next head."""
+    def logits(self, head: int, rows: Tensor) -> Tensor:
+        """(row, value) of the next head, of these rows of the batch, int64 (row,)."""
 
-    def drawn(self, head: int, value: Tensor, read: Tensor) -> None:
-        """Go on from a value, int64 (batch,), of the head, where it is read, bool (batch,)."""
+    def drawn(self, head: int, value: Tensor, rows: Tensor) -> None:
+        """Go on from a value of the head in each of these rows, int64 (row,) both."""
 
 
 class Evaluated(NamedTuple):
@@ -46,8 +46,8 @@ class Evaluated(NamedTuple):
         return torch.where(self.choices > 1, self.entropies / most, 0.0)
 
 
-Choose = Callable[[int, Tensor], Tensor]
-"""From a head and its probabilities, (batch, value), to values, int64 (batch,)."""
+Choose = Callable[[int, Tensor, Tensor], Tensor]
+"""From a head, rows of the batch and its probabilities there, (row, value), to values, int64 (row,)."""
 
 
 def walk(model: ActionModel, policy: Conditional, masks: Masks, batch: int, choose: Choose) -> Evaluated:
@@ -64,18 +64,23 @@ def walk(model: ActionModel, policy: Conditional, masks: Masks, batch: int, choo
     drawn = torch.zeros(batch, len(model.sizes), dtype=torch.int64, device=device)
     columns: list[tuple[Tensor, ...]] = [()] * len(model.sizes)
     for head in model.order:
-        read = model.read(head, drawn)
-        legal = model.legal(head, drawn, masks) & read[:, None]
-        # Where the head is not read the first value is the only one, so that all below is finite.
-        allowed = torch.cat([legal[:, :1] | ~read[:, None], legal[:, 1:]], dim=1)
-        log_probs = masked_log_softmax(policy.logits(head).float(), allowed)
-        value = choose(head, log_probs.exp())
+        # Most actions are WAIT, which reads nothing: a head's layers run for the rows that read it alone.
+        rows = model.read(head, drawn).nonzero()[:, 0]
+        legal = model.legal(head, drawn, masks)[rows]
+        log_probs = masked_log_softmax(policy.logits(head, rows).float(), legal)
+        probs = log_probs.exp()
+        value = choose(head, rows, probs)
         own = log_probs.gather(1, value[:, None])[:, 0]
-        entropy = -(log_probs.exp() * log_probs.masked_fill(~allowed, 0)).sum(dim=1)
-        columns[head] = own * read, entropy * read, legal.sum(dim=1)
-        drawn = drawn.index_copy(1, torch.tensor([head], device=drawn.device), (value * read)[:, None])
-        policy.drawn(head, value, read)
+        entropy = -(probs * log_probs.masked_fill(~legal, 0)).sum(dim=1)
+        columns[head] = tuple(_spread(each, rows, batch) for each in (own, entropy, legal.sum(dim=1)))
+        drawn = drawn.index_put((rows, torch.tensor(head, device=device)), value)
+        policy.drawn(head, value, rows)
     return Evaluated(drawn, *(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+
+
+def _spread(values: Tensor, rows: Tensor, batch: int) -> Tensor:
+    """(batch,): values in their rows, 0 elsewhere."""
+    return values.new_zeros(batch).index_put((rows,), values)
 
 
 def masked_log_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
@@ -85,21 +90,21 @@ def masked_log_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
 
 def given(actions: Tensor) -> Choose:
     """The values of these actions, int64 (batch, head)."""
-    return lambda head, probs: actions[:, head]
+    return lambda head, rows, probs: actions[rows, head]
 
 
 def sampled(uniforms: Tensor) -> Choose:
     """By inversion, one number in [0, 1) for every row and head, (batch, head): no value of probability 0."""
 
-    def choose(head: int, probs: Tensor) -> Tensor:
+    def choose(head: int, rows: Tensor, probs: Tensor) -> Tensor:
         edges = probs.double().cumsum(dim=1)
-        below = edges <= uniforms[:, head, None].to(edges) * edges[:, -1:]
+        below = edges <= uniforms[rows, head, None].to(edges) * edges[:, -1:]
         last = torch.where(probs > 0, torch.arange(probs.shape[1], device=probs.device), -1).amax(dim=1)
         return torch.minimum(below.sum(dim=1), last)
 
     return choose
 
 
-def most_probable(head: int, probs: Tensor) -> Tensor:
+def most_probable(head: int, rows: Tensor, probs: Tensor) -> Tensor:
     """The first of the most probable values."""
     return probs.argmax(dim=1)

@@ -157,26 +157,25 @@ class Walk:
         self._heads, self._slots = heads, encoded.slots
         self._context = heads.enter(encoded.features)
 
-    def logits(self, head: int) -> Tensor:
+    def logits(self, head: int, rows: Tensor) -> Tensor:
         """See `Conditional`."""
-        heads = self._heads
+        heads, context = self._heads, self._context[rows]
         if head != heads.pointer or self._slots is None:
-            logits: Tensor = heads.logits[head](torch.tanh(self._context))
+            logits: Tensor = heads.logits[head](torch.tanh(context))
             return logits
-        scores: Tensor = heads.slot_score(torch.tanh(self._context[:, None] + heads.slot_key(self._slots)))
+        scores: Tensor = heads.slot_score(torch.tanh(context[:, None] + heads.slot_key(self._slots[rows])))
         return scores[:, :, 0]
 
-    def drawn(self, head: int, value: Tensor, read: Tensor) -> None:
+    def drawn(self, head: int, value: Tensor, rows: Tensor) -> None:
         """See `Conditional`."""
         heads = self._heads
         if head == heads._last:
             return
         if head == heads.pointer and self._slots is not None:
-            rows = torch.arange(len(value), device=value.device)
             chosen = heads.slot_value(self._slots[rows, value])
         else:
             chosen = heads.embeddings[head](value)
-        self._context = self._context + torch.where(read[:, None], chosen, 0)
+        self._context = self._context.index_add(0, rows, chosen.to(self._context.dtype))
 
 
 class Policy(nn.Module):

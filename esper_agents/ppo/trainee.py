@@ -47,6 +47,11 @@ class PpoTrainee:
         """See `Trainee`."""
         return sum(parameter.numel() for parameter in self.learner.policy.parameters())
 
+    def start_from(self, path: Path) -> None:
+        """See `Trainee`."""
+        with zipfile.ZipFile(path) as archive:
+            self.learner.policy.load_state_dict(_read(archive.read(WEIGHTS)))
+
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""
         target = self.steps + steps

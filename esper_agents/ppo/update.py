@@ -50,7 +50,7 @@ class Updater:
 
     def __init__(self, policy: Policy, config: OwnPpoConfig, gamma: float, seed: int) -> None:
         self.policy, self._config, self._gamma = policy, config, gamma
-        self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.updates = 0
         """Passes over data so far."""

@@ -9,6 +9,7 @@ from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -98,6 +99,13 @@ def model_bytes(model: OnPolicyAlgorithm) -> tuple[bytes, dict[str, Any]]:
         return_rms = {"mean": float(rms.mean), "var": float(rms.var), "count": float(rms.count)}
     state = {"timesteps": model.num_timesteps, "updates": model._n_updates, "return_rms": return_rms}
     return content.getvalue(), state
+
+
+def load_weights(model: OnPolicyAlgorithm, path: Path) -> None:
+    """Put the weights of a checkpoint into a model, and nothing else; only tensors are read."""
+    _, parameters, _ = load_from_zip_file(path, load_data=False, device="cpu")
+    weights: Any = parameters["policy"]
+    model.policy.load_state_dict(weights)
 
 
 def load_parameters(model: OnPolicyAlgorithm, path: Path, state: dict[str, Any]) -> None:

@@ -16,7 +16,14 @@ from esper_agents.sb3.agent import Sb3Agent
 from esper_agents.sb3.callback import RoundCallback
 from esper_agents.sb3.masked import MaskableRecurrentPPO
 from esper_agents.sb3.masked_adapter import MaskedEsperSb3VecEnv
-from esper_agents.sb3.model import ALGORITHMS, load_parameters, make_model, model_bytes, writing_logger
+from esper_agents.sb3.model import (
+    ALGORITHMS,
+    load_parameters,
+    load_weights,
+    make_model,
+    model_bytes,
+    writing_logger,
+)
 
 
 class Sb3Trainee:
@@ -49,6 +56,10 @@ class Sb3Trainee:
     def num_parameters(self) -> int:
         """See `Trainee`."""
         return sum(parameter.numel() for parameter in self.model.policy.parameters())
+
+    def start_from(self, path: Path) -> None:
+        """See `Trainee`."""
+        load_weights(self.model, path)
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""

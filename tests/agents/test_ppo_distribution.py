@@ -139,7 +139,7 @@ def test_masked_values_get_no_gradient_and_nothing_is_not_finite():
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
 def test_draws_at_the_ends_of_the_unit_interval_are_possible_values(u):
     probs = torch.tensor([[0.0, 0.25, 0.75, 0.0]])
-    drawn = sampled(torch.full((1, 1), u, dtype=torch.float64))(0, probs)
+    drawn = sampled(torch.full((1, 1), u, dtype=torch.float64))(0, torch.zeros(1, dtype=torch.int64), probs)
     assert drawn.item() == (1 if u == 0 else 2)
 
 

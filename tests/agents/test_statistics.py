@@ -9,7 +9,7 @@ from scipy import stats
 
 from esper_agents.episodes import MEASURED, Episode
 from esper_agents.evaluate import Evaluation, over_runs
-from esper_agents.statistics import bootstrap, estimate, iqm, t_quantile
+from esper_agents.statistics import bootstrap, crossed_bootstrap, estimate, iqm, t_quantile
 
 
 def mean(values):
@@ -138,3 +138,17 @@ def test_the_runs_of_an_algorithm_are_strata():
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 20, 1000])
 def test_the_quantile_of_students_t_agrees_with_scipy(freedom):
     assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
+
+
+def test_the_crossed_interval_knows_of_both_runs_and_hosts():
+    """Against the variance of a mean in a balanced table of two random effects, over many tables."""
+    rng, covered, tables = np.random.default_rng(0), 0, 200
+    for number in range(tables):
+        runs, hosts = rng.normal(0, 1, (8, 1)), rng.normal(0, 2, (1, 40))
+        low, high = crossed_bootstrap(
+            runs + hosts + rng.normal(0, 1, (8, 40)), lambda drawn: drawn.mean(axis=-1), number, 500
+        )
+        covered += low < 0 < high
+    assert 0.9 <= covered / tables <= 0.99
+    alike = crossed_bootstrap(np.ones((3, 4)), lambda drawn: drawn.mean(axis=-1))
+    assert alike == (1, 1)

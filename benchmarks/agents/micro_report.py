@@ -1,0 +1,145 @@
+"""Tables and curves of `micro.py`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from esper_agents.statistics import crossed_bootstrap, iqm
+
+RETURN = "charts/episodic_return"
+COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#c53030")
+Rows = list[dict[str, Any]]
+
+
+def evaluation(path: Path) -> dict[str, Any]:
+    """Agent -> what a file says of it."""
+    return {each["agent"]: each for each in json.loads(path.read_text())["agents"]}
+
+
+def runs(out: Path) -> dict[str, dict[int, Path]]:
+    """Arm -> seed -> the run's folder, for all that are done."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(out.glob("*/*/*/evaluation.json")):
+        if path.parent.parent.name != "null":
+            found.setdefault(path.parents[2].name, {})[int(path.parents[1].name)] = path.parent
+    return found
+
+
+def returns(played: dict[str, Any]) -> NDArray[np.float64]:
+    """Of the episodes, in the order of their seeds."""
+    return np.array([episode["total_reward"] for episode in played["episodes"]])
+
+
+def trained(folder: Path, arm: str) -> dict[str, Any]:
+    """What a run's agent did in the end."""
+    found: dict[str, Any] = evaluation(folder / "evaluation.json")[arm.partition("+")[0]]
+    return found
+
+
+def series(folder: Path, tag: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Environment steps and values of a curve."""
+    path = str(next(folder.glob("events*")))
+    events = EventAccumulator(path, size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    return np.array([e.step for e in events], float), np.array([e.value for e in events])
+
+
+def report(out: Path, picture: Path | None) -> str:
+    """Markdown; the curves as a picture."""
+    fixed = evaluation(out / "baselines.json")
+    tuned = out / "tuned.json"
+    if tuned.is_file():
+        fixed["tuned schedule"] = evaluation(tuned)["schedule"]
+    done = runs(out)
+    if picture:
+        draw(done, fixed, picture)
+    return "\n".join([*_agents(done, fixed), "", *_runs(done)])
+
+
+def _agents(done: dict[str, dict[int, Path]], fixed: dict[str, Any]) -> Iterator[str]:
+    best = returns(fixed.get("tuned schedule", fixed["schedule"]))
+    wait = returns(fixed["wait"])
+    yield "| agent | runs | return | IQM | 95% of the IQM | less wait | less the tuned schedule | illegal % |"
+    yield "| --- " * 8 + "|"
+    for name, each in fixed.items():
+        own = returns(each)
+        yield _line(name, 1, own[None], wait, best, [each])
+    for arm, folders in done.items():
+        played = [trained(folder, arm) for folder in folders.values()]
+        yield _line(arm, len(played), np.stack([returns(each) for each in played]), wait, best, played)
+
+
+def _line(
+    name: str, count: int, own: NDArray[np.float64], wait: Any, best: Any, played: list[dict[str, Any]]
+) -> str:
+    """Of returns (run, episode)."""
+    illegal = np.mean([episode["invalid_share"] for each in played for episode in each["episodes"]])
+    around = "{:.1f} to {:.1f}".format(*crossed_bootstrap(own, iqm))
+    cells = [name, str(count), f"{own.mean():.1f}", f"{float(iqm(own.ravel())):.1f}", around]
+    return "| " + " | ".join([*cells, _gap(own - wait), _gap(own - best), f"{100 * illegal:.1f}"]) + " |"
+
+
+def _gap(gaps: NDArray[np.float64]) -> str:
+    """(run, episode): mean, with the interval over runs and episodes."""
+    low, high = crossed_bootstrap(gaps, lambda drawn: drawn.mean(axis=-1))
+    return f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _runs(done: dict[str, dict[int, Path]]) -> Iterator[str]:
+    yield "| agent | seed | return | fossils | parameters | explained variance after 50 updates | seconds |"
+    yield "| --- " * 7 + "|"
+    for arm, folders in done.items():
+        for seed, folder in folders.items():
+            played = trained(folder, arm)
+            variance = series(folder, "train/explained_variance")[1][:50]
+            seconds = json.loads((folder.parent / "seconds.json").read_text())
+            spent = f"{seconds['real']:.0f}" + (f" + {seconds['null']:.0f}" if "+" in arm else "")
+            cells = [f"{_mean(played, 'fossilized'):.2f}", f"{_measured(played, 'param_ratio'):.2f}x"]
+            figures = [f"{returns(played).mean():.1f}", *cells, f"{variance[-1]:.2f}", spent]
+            yield "| " + " | ".join([arm, str(seed), *figures]) + " |"
+
+
+def _mean(played: dict[str, Any], key: str) -> float:
+    return float(np.mean([episode[key] for episode in played["episodes"]]))
+
+
+def _measured(played: dict[str, Any], key: str) -> float:
+    return float(np.mean([episode["measured"][key] for episode in played["episodes"]]))
+
+
+def draw(done: dict[str, dict[int, Path]], fixed: dict[str, Any], picture: Path) -> None:
+    """Thin: a seed. Thick: their mean over ten rounds. Dashed: agents that do not learn."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5))
+    for (arm, folders), color in zip(done.items(), COLORS, strict=False):
+        curves = [series(folder, RETURN) for folder in folders.values()]
+        shortest = min(len(steps) for steps, _ in curves)
+        smooth = [_smoothed(values[:shortest]) for _, values in curves]
+        steps = curves[0][0][:shortest]
+        for values in smooth:
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.7)
+        axes.plot(steps, np.mean(smooth, axis=0), color=color, linewidth=2.2, label=arm)
+    for name, each in fixed.items():
+        value = float(returns(each).mean())
+        axes.axhline(value, color="0.4", linestyle="--", linewidth=0.9)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(name, (1.0, value), xytext=(4, -3), fontsize=8, **place)
+    axes.set(xlabel="environment steps", ylabel="return", title="EsperMicro-v0")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
+
+
+def _smoothed(values: NDArray[np.float64], over: int = 10) -> NDArray[np.float64]:
+    """Mean of as many rounds up to each."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(0, last - over)
+    return (sums[last] - sums[first]) / (last - first)
