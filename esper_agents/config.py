@@ -90,6 +90,12 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
             raise ValueError(f"start_from={self.start_from!r}: algo={self.algo!r} does not learn")
         return self
 
+    @model_validator(mode="after")
+    def _whole_replicas(self) -> Self:
+        if self.num_envs % self.replicas:
+            raise ValueError(f"replicas={self.replicas} does not divide num_envs={self.num_envs}")
+        return self
+
     @property
     def learns(self) -> bool:
         """Whether there is anything to train."""

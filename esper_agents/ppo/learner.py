@@ -119,7 +119,8 @@ class Learner:
     def _begin(self) -> None:
         own = SeedSequence([self._seed, self.rounds]).generate_state(self.envs.num_envs + 1)
         self._generator = torch.Generator().manual_seed(int(own[-1]))
-        self._obs, self._info = self.envs.reset(seed=own[:-1].tolist())
+        seeds = np.repeat(own[:-1], self._config.replicas)[: self.envs.num_envs]
+        self._obs, self._info = self.envs.reset(seed=seeds.tolist())
         self._memory = self.policy.begin(self.envs.num_envs)
         self._fresh[:] = True
         self.scale.forget()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from esper_agents.ppo.advantage import advantages, explained_variance
+from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas
 from esper_agents.ppo.distribution import Evaluated, given, walk
 from esper_agents.ppo.network import Encoded, Policy
 from esper_agents.ppo.rollout import Rollout, Sequences, sequences
@@ -92,7 +92,8 @@ class Updater:
         raw = advantages(*known, self._gamma, self._config.gae_lambda)
         returns = raw + rollout.values
         own = raw if rollout.op_values is None else returns - rollout.op_values
-        return Targets(_normalized(raw), _normalized(own), returns)
+        better, own = (less_replicas(each, rollout.ended, self._config.replicas) for each in (raw, own))
+        return Targets(_normalized(better), _normalized(own), returns)
 
     def _minibatches(self, rollout: Rollout, fresh: Tensor) -> Iterator[Sequences]:
         num_envs = rollout.rewards.shape[1]
