@@ -102,7 +102,7 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
     """
     trained = validated(TrainConfig, checkpoint.read_record(path)["config"])
     # Only the spaces are needed to rebuild a model: the null engine loads no data.
-    config = trained.model_copy(update={"data": "procedural", "num_envs": 1})
+    config = trained.model_copy(update={"data": "procedural", "num_envs": 1, "replicas": 1})
     rules = make_world(config, 1, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     with closing(rules.envs) as envs:
         for space in ("single_observation_space", "single_action_space"):

@@ -16,6 +16,7 @@ from esper_env import IDS
 FREE = (
     "rounds",
     "total_steps",
+    "start_from",
     "logdir",
     "device",
     "data_dir",

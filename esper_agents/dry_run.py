@@ -34,7 +34,8 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
         ValueError: as `train`.
     """
     opened(config, resume)
-    start_record(config)
+    if resume is None:
+        start_record(config)
     data, about = _data_at_hand(config)
     config = config.model_copy(update={"data": data})
     # The null engine loads no data and builds no networks, but checks every setting.

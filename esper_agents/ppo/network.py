@@ -62,6 +62,10 @@ class Core(Protocol):
         """Features (step, batch, width) of as many steps, and the memory after the last."""
 
 
+EMBEDDED = 0.1
+"""Deviation of the numbers that stand for a drawn value at first: later heads still see the core's output."""
+
+
 class LstmCore(nn.Module):
     """One layer of LSTM (S. Hochreiter, J. Schmidhuber, 1997).
 
@@ -134,6 +138,9 @@ class Heads(nn.Module):
             nn.Identity() if head in (model.pointer, last) else nn.Embedding(count, width)
             for head, count in enumerate(model.sizes)
         )
+        for embedding in self.embeddings:
+            if isinstance(embedding, nn.Embedding):  # as large as what the core says, not larger
+                nn.init.normal_(embedding.weight, std=EMBEDDED)
         if model.pointer is not None:
             self.slot_key = linear(SLOT_WIDTH, width)
             self.slot_score = linear(width, 1, gain=0.01)
@@ -160,9 +167,10 @@ class Walk:
     def logits(self, head: int, rows: Tensor) -> Tensor:
         """See `Conditional`."""
         heads, context = self._heads, self._context[rows]
-        if head != heads.pointer or self._slots is None:
+        if head != heads.pointer:
             logits: Tensor = heads.logits[head](torch.tanh(context))
             return logits
+        assert self._slots is not None, "a model with a pointer has slots"
         scores: Tensor = heads.slot_score(torch.tanh(context[:, None] + heads.slot_key(self._slots[rows])))
         return scores[:, :, 0]
 

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from esper_agents.ppo.player import PpoAgent
 
 WEIGHTS, REST = "policy.pt", "training.pt"
 """Entries of a checkpoint: the weights of the policy, and optimizer and generator; tensors alone."""
+
+
+SAME = {"rollout/ep_rew_mean": "charts/episodic_return", "rollout/ep_len_mean": "charts/episodic_length"}
+"""Names of Stable-Baselines3 for tags of ours; theirs are means of 100 episodes, here of a round's."""
 
 
 class PpoTrainee:
@@ -54,14 +59,16 @@ class PpoTrainee:
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""
-        target = self.steps + steps
+        target, began, before = self.steps + steps, perf_counter(), self.steps
         while self.steps < target:
             done = self.steps
             if listener is not None:
-                listener.updated(done)
+                listener.updated(done, anew=True)
             rollout, fresh = self.learner.play(None if listener is None else _Heard(listener, done))
             tags = {} if listener is None else listener.played(done + self._round_steps)
             tags |= self.learner.learn(rollout, fresh)
+            tags |= {name: tags[own] for name, own in SAME.items() if own in tags}
+            tags["time/fps"] = (self.steps - before) / (perf_counter() - began)
             if writer is not None:
                 for tag, value in tags.items():
                     writer.add_scalar(tag, value, self.steps)

@@ -154,3 +154,53 @@ def test_the_set_policy_permutes_with_its_slots_and_ignores_empty_ones():
         assert not torch.allclose(one.slots[:, 2], two.slots[:, 2])
         assert not torch.allclose(first.features, one.features)
     assert np.isfinite(first.features.numpy()).all()
+
+
+def test_episodes_that_a_round_cuts_short_are_not_counted_on(tmp_path, monkeypatch):
+    """A budget ends episodes early; a round's rest is dropped, for the next one begins anew."""
+    from esper_agents.callbacks import RoundReport
+
+    lengths, tags = [], RoundReport.tags
+
+    def kept(report):
+        lengths.append([episode.length for episode in report.episodes])
+        return tags(report)
+
+    monkeypatch.setattr(RoundReport, "tags", kept)
+    budget = {"engine.name": "null", "budget.compute": 0.4}
+    run(tmp_path, rounds=3, episode_length=12, overrides=budget)
+    assert lengths == [[5] * 6] * 3
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_goes_on(tmp_path):
+    import json
+
+    first = run(tmp_path, rounds=1)
+    path = first.folder / checkpoint.CHECKPOINT
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    record = json.loads(entries[checkpoint.RECORD])
+    del record["config"]["replicas"], record["config"]["start_from"], record["start"]
+    entries[checkpoint.RECORD] = json.dumps(record).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert run(tmp_path, first.folder, rounds=2).steps == 48
+    with pytest.raises(ValueError, match="replicas"):
+        run(tmp_path, first.folder, rounds=3, replicas=3)
+
+
+def test_the_curves_have_the_names_of_stable_baselines3(tmp_path):
+    folder = run(tmp_path, rounds=3).folder
+    found = events(folder)
+    for tag in (
+        "rollout/ep_rew_mean",
+        "rollout/ep_len_mean",
+        "time/fps",
+        "train/approx_kl",
+        "train/n_updates",
+    ):
+        assert found.Tags()["scalars"].count(tag) == 1, tag
+    returns, same = (found.Scalars(f"{tag}") for tag in ("charts/episodic_return", "rollout/ep_rew_mean"))
+    assert [event.value for event in returns] == [event.value for event in same]
+    assert found.Scalars("rollout/ep_len_mean")[-1].value == 8
