@@ -1,5 +1,6 @@
 """The policy's network: an encoder, a core with or without memory, a value, and logits head after head."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -171,7 +172,9 @@ class Walk:
             logits: Tensor = heads.logits[head](torch.tanh(context))
             return logits
         assert self._slots is not None, "a model with a pointer has slots"
-        scores: Tensor = heads.slot_score(torch.tanh(context[:, None] + heads.slot_key(self._slots[rows])))
+        scores = each_slot(
+            lambda slot: heads.slot_score(torch.tanh(context + heads.slot_key(slot))), self._slots[rows]
+        )
         return scores[:, :, 0]
 
     def drawn(self, head: int, value: Tensor, rows: Tensor) -> None:
@@ -219,6 +222,14 @@ class Policy(nn.Module):
         """(...,): what is expected from here on."""
         value: Tensor = self.value(features)
         return value[..., 0]
+
+
+def each_slot(layers: Callable[[Tensor], Tensor], slots: Tensor) -> Tensor:
+    """The same layers for every slot (..., slot, size), one after another.
+
+    In one product for all of them a slot's result would depend, by rounding, on where it stands.
+    """
+    return torch.stack([layers(slot.contiguous()) for slot in slots.unbind(dim=-2)], dim=-2)
 
 
 def linear(size: int, width: int, gain: float = 2**0.5) -> nn.Linear:

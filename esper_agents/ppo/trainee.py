@@ -16,8 +16,11 @@ from esper_agents.config import TrainConfig
 from esper_agents.environment import World
 from esper_agents.episodes import Step
 from esper_agents.learning import RoundListener
-from esper_agents.ppo.build import make_learner
+from esper_agents.ppo.build import esper_policy, make_learner
+from esper_agents.ppo.network import Policy
 from esper_agents.ppo.player import PpoAgent
+from esper_agents.ppo_config import OwnPpoConfig
+from esper_env import EsperVectorEnv
 
 WEIGHTS, REST = "policy.pt", "training.pt"
 """Entries of a checkpoint: the weights of the policy, and optimizer and generator; tensors alone."""
@@ -120,6 +123,18 @@ class _Heard:
             seen[env] = info["final_obs"][env]
         self._done += len(ended)
         self._listener.stepped(Step(seen, actions, rewards, ended, info), self._done)
+
+
+def saved_policy(path: Path, envs: EsperVectorEnv, config: OwnPpoConfig) -> Policy:
+    """The policy of a checkpoint, for environments that may have another number of slots if it is a set's.
+
+    Raises:
+        RuntimeError: the weights don't fit.
+    """
+    policy = esper_policy(envs, config)
+    with zipfile.ZipFile(path) as archive:
+        policy.load_state_dict(_read(archive.read(WEIGHTS)))
+    return policy
 
 
 def _saved(values: Any) -> bytes:
