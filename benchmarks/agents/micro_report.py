@@ -109,7 +109,7 @@ def _runs(done: dict[str, dict[int, Path]]) -> Iterator[str]:
             played = trained(folder, arm)
             variance = series(folder, "train/explained_variance")[1][:50]
             seconds = json.loads((folder.parent / "seconds.json").read_text())
-            spent = f"{seconds['real']:.0f}" + (f" + {seconds['null']:.0f}" if "+" in arm else "")
+            spent = f"{seconds['real']:.0f}" + (f" + {seconds['null']:.0f}" if arm.endswith("+null") else "")
             cells = [f"{_mean(played, 'fossilized'):.2f}", f"{_measured(played, 'param_ratio'):.2f}x"]
             figures = [f"{returns(played).mean():.1f}", *cells, f"{variance[-1]:.2f}", spent]
             yield "| " + " | ".join([arm, str(seed), *figures]) + " |"
