@@ -33,7 +33,7 @@ from machine import describe
 
 SIZES = {"64, 64": ((64, 64), (64, 64)), "128, 512": ((128, 512), (128, 512)), "own": ((128, 512), (64, 64))}
 """Name -> widths of layers and LSTM, of esper_ppo and of RecurrentPPO; `own`: what each has by default."""
-WARM_UP, REPEATS = 2, 9
+WARM_UP, REPEATS = 1, 5
 
 
 def config(hidden: int, memory: int) -> OwnPpoConfig:
