@@ -1,4 +1,4 @@
-"""Tables and curves of `micro.py`."""
+"""Tables and curves of `grow.py`."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def report(out: Path, picture: Path | None) -> str:
     fixed["tuned schedule"] = evaluation(tuned)["schedule"]
     done = runs(out)
     if picture:
-        draw(done, fixed, picture)
+        draw(done, fixed, out.name, picture)
     return "\n".join([*_agents(done, fixed), "", *_runs(done)])
 
 
@@ -123,7 +123,7 @@ def _measured(played: dict[str, Any], key: str) -> float:
     return float(np.mean([episode["measured"][key] for episode in played["episodes"]]))
 
 
-def draw(done: dict[str, dict[int, Path]], fixed: dict[str, Any], picture: Path) -> None:
+def draw(done: dict[str, dict[int, Path]], fixed: dict[str, Any], title: str, picture: Path) -> None:
     """Thin: a seed. Thick: their mean over ten rounds. Dashed: agents that do not learn."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -142,7 +142,7 @@ def draw(done: dict[str, dict[int, Path]], fixed: dict[str, Any], picture: Path)
         axes.axhline(value, color="0.4", linestyle="--", linewidth=0.9)
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(name, (1.0, value), xytext=(4, -3), fontsize=8, **place)
-    axes.set(xlabel="environment steps", ylabel="return", title="EsperMicro-v0")
+    axes.set(xlabel="environment steps", ylabel="return", title=title)
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
