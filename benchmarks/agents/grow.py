@@ -7,7 +7,8 @@ prints tables and draws the curves. With `--world cifar` all is on real CIFAR-10
 
 An arm is an algorithm with its defaults. With `+faster` it takes larger steps; with `+null` it does so too,
 after rounds under the rules without training (the null engine), whose steps are not counted; with `+micro` it
-begins with what the same seed's `+null` had learned on EsperMicro, in the folder `--micro`.
+begins with what the same seed's `+null` had learned on EsperMicro, in the folder `--micro`. Agents that were
+trained play twice in the end: with actions drawn, as in training, and the most probable ones.
 
 Settings were chosen on training seeds from 100 and episodes from 30,000 on; these here were not looked at.
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from grow_report import report
+from grow_report import SURE, report
 
 SMALL = {
     "host.name": "micro",
@@ -43,7 +44,6 @@ ARMS = {
     "micro": (
         "esper_ppo+null",
         "maskable_recurrent_ppo+null",
-        "esper_ppo+faster",
         "esper_ppo",
         "maskable_recurrent_ppo",
         "maskable_ppo",
@@ -80,7 +80,7 @@ class Run:
 
     def train(self) -> None:
         """Unless it was."""
-        if list(self.folder.glob("*/evaluation.json")):
+        if (self.folder / SURE).is_file():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         algo, _, way = self.arm.partition("+")
@@ -94,19 +94,23 @@ class Run:
         real |= FASTER | (OWN_FASTER if own else {}) if way else {}
         real |= {"--start-from": str(begin[way])} if way in begin else {}
         self._run(algo, real)
-        seconds = {"null": rehearsed - began, "real": perf_counter() - rehearsed}
+        trained = perf_counter()
+        most_probable = ["--deterministic", "--agents", str(self.folder), "--out", str(self.folder / SURE)]
+        self._call(["scripts/evaluate_agent.py", *played(self.world), *most_probable])
+        seconds = {"null": rehearsed - began, "real": trained - rehearsed}
         (self.folder / "seconds.json").write_text(json.dumps(seconds))
         print(f"{self.folder} is done", flush=True)
 
     def _run(self, algo: str, options: dict[str, str], null: bool = False) -> None:
-        command = [sys.executable, "scripts/train_agent.py", "--algo", algo, "--seed", str(self.seed)]
+        command = ["scripts/train_agent.py", "--algo", algo, "--seed", str(self.seed)]
         command += [*place(self.world, null), "--compare", "wait"]
         command += ["--eval-seed", str(EVAL_SEED), "--eval-episodes", str(EPISODES)]
-        command += [word for option in options.items() for word in option]
+        self._call(command + [word for option in options.items() for word in option])
+
+    def _call(self, command: list[str]) -> None:
+        alone = os.environ | {"OMP_NUM_THREADS": "1"}
         with (self.folder / "log.txt").open("a") as log:
-            subprocess.run(
-                command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, check=True
-            )
+            subprocess.run([sys.executable, *command], env=alone, stdout=log, stderr=log, check=True)
 
 
 def place(world: str, null: bool = False) -> list[str]:
@@ -115,11 +119,16 @@ def place(world: str, null: bool = False) -> list[str]:
     return [*WORLDS[world], "--overrides", json.dumps(overrides)]
 
 
+def played(world: str) -> list[str]:
+    """Options that say what is played in the end."""
+    counts = ["--episodes", str(EPISODES), "--num-envs", str(EPISODES), "--seed", str(EVAL_SEED)]
+    return [*place(world), *counts]
+
+
 def baselines(world: str, out: Path, plan: Path | None) -> None:
     """The agents that do not learn, on the same episodes; `schedule` as it is and as it was tuned."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "scripts/evaluate_agent.py", *place(world)]
-    command += ["--episodes", str(EPISODES), "--num-envs", str(EPISODES), "--seed", str(EVAL_SEED)]
+    command = [sys.executable, "scripts/evaluate_agent.py", *played(world)]
     names = ["wait", "random", "heuristic", "schedule"]
     subprocess.run([*command, "--agents", *names, "--out", str(out / "baselines.json")], check=True)
     if plan is not None:

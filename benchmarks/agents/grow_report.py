@@ -14,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from esper_agents.statistics import bootstrap, crossed_interval, iqm
 
 RETURN = "charts/episodic_return"
+SURE = "most_probable.json"
+"""Of a run's folder: how it played its most probable actions."""
 COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#c53030")
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -27,7 +29,7 @@ def runs(out: Path) -> dict[str, dict[int, Path]]:
     """Arm -> seed -> the run's folder, for all that are done."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(out.glob("*/*/*/evaluation.json")):
-        if path.parent.parent.name != "null":
+        if path.parent.parent.name != "null" and (path.parents[1] / SURE).is_file():
             found.setdefault(path.parents[2].name, {})[int(path.parents[1].name)] = path.parent
     return found
 
@@ -40,10 +42,13 @@ def returns(played: dict[str, Any]) -> NDArray[np.float64]:
     return np.array([episode["total_reward"] for episode in played["episodes"]])
 
 
-def trained(folder: Path, arm: str) -> dict[str, Any]:
-    """What a run's agent did in the end."""
-    found: dict[str, Any] = evaluation(folder / "evaluation.json")[arm.partition("+")[0]]
-    return found
+def trained(folder: Path, arm: str, sure: bool = False) -> dict[str, Any]:
+    """What a run's agent did in the end, its actions drawn, or (`sure`) the most probable ones."""
+    if sure:
+        (found,) = evaluation(folder.parent / SURE).values()
+    else:
+        found = evaluation(folder / "evaluation.json")[arm.partition("+")[0]]
+    return dict(found)
 
 
 def series(folder: Path, tag: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -74,10 +79,12 @@ def _agents(done: dict[str, dict[int, Path]], fixed: dict[str, Any]) -> Iterator
         own = returns(each)
         yield _line(name, 1, own[None], wait, best, [each])
     for arm, folders in done.items():
-        played = [trained(folder, arm) for folder in folders.values()]
-        if len(played) < 2:
-            raise ValueError(f"arm {arm!r} has {len(played)} finished run: its interval needs at least 2")
-        yield _line(arm, len(played), np.stack([returns(each) for each in played]), wait, best, played)
+        for sure, way in ((False, "drawn"), (True, "most probable")):
+            played = [trained(folder, arm, sure) for folder in folders.values()]
+            if len(played) < 2:
+                raise ValueError(f"arm {arm!r} has {len(played)} finished run: its interval needs at least 2")
+            own = np.stack([returns(each) for each in played])
+            yield _line(f"{arm}, {way}", len(played), own, wait, best, played)
 
 
 def interval(values: NDArray[np.float64], statistic: Statistic) -> tuple[float, float]:
@@ -102,16 +109,17 @@ def _gap(gaps: NDArray[np.float64]) -> str:
 
 
 def _runs(done: dict[str, dict[int, Path]]) -> Iterator[str]:
-    yield "| agent | seed | return | fossils | parameters | explained variance after 50 updates | seconds |"
-    yield "| --- " * 7 + "|"
+    yield "| agent | seed | drawn | most probable | test % | fossils | parameters | explained | seconds |"
+    yield "| --- " * 9 + "|"
     for arm, folders in done.items():
         for seed, folder in folders.items():
-            played = trained(folder, arm)
+            drawn, played = trained(folder, arm), trained(folder, arm, sure=True)
             variance = series(folder, "train/explained_variance")[1][:50]
             seconds = json.loads((folder.parent / "seconds.json").read_text())
             spent = f"{seconds['real']:.0f}" + (f" + {seconds['null']:.0f}" if arm.endswith("+null") else "")
-            cells = [f"{_mean(played, 'fossilized'):.2f}", f"{_measured(played, 'param_ratio'):.2f}x"]
-            figures = [f"{returns(played).mean():.1f}", *cells, f"{variance[-1]:.2f}", spent]
+            cells = [f"{returns(drawn).mean():.1f}", f"{returns(played).mean():.1f}"]
+            cells += [f"{100 * _measured(played, 'test_accuracy'):.1f}", f"{_mean(played, 'fossilized'):.2f}"]
+            figures = [*cells, f"{_measured(played, 'param_ratio'):.2f}x", f"{variance[-1]:.2f}", spent]
             yield "| " + " | ".join([arm, str(seed), *figures]) + " |"
 
 
