@@ -5,8 +5,8 @@ from time import perf_counter
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
+from esper_env.engine.objective import sample_scores
 from esper_env.slots.grown import GrownModel
 from esper_env.tasks.loader import evaluation_batches
 from esper_env.tasks.task import ImageTask, Split
@@ -43,7 +43,7 @@ def predict(
     """
     model.eval()
     batches = evaluation_batches(task, split, limit)
-    losses, correct = torch.cat([_scores(model(x, without=without), y) for x, y in batches], dim=1)
+    losses, correct = torch.cat([sample_scores(model(x, without=without), y) for x, y in batches], dim=1)
     return losses, correct
 
 
@@ -83,7 +83,7 @@ def measure(
     for column, subset in enumerate(subsets):
         if subset >= 0:
             means[:, column] = _means(scores[subset])
-    rest = [_scores(model(x), y) for x, y in _beyond(task, size)]
+    rest = [sample_scores(model(x), y) for x, y in _beyond(task, size)]
     return Measured(_means(scores[whole] + rest), means, seconds)
 
 
@@ -101,17 +101,11 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack(torch._foreach_norm(kept, torch.inf)).isfinite().all()
 
 
-def _scores(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(2, sample): cross-entropy in nats and correctness, in the type of the logits."""
-    losses = F.cross_entropy(logits, y, reduction="none")
-    return torch.stack([losses, (logits.argmax(dim=1) == y).to(losses.dtype)])
-
-
 def _add(
     scores: dict[int, list[torch.Tensor]], y: torch.Tensor, variants: Iterable[tuple[int, torch.Tensor]]
 ) -> None:
     for subset, logits in variants:
-        scores[subset].append(_scores(logits, y))
+        scores[subset].append(sample_scores(logits, y))
 
 
 def _means(parts: list[torch.Tensor]) -> torch.Tensor:
