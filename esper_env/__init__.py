@@ -1,6 +1,6 @@
 """Esper: environments in which an agent grows a neural network while it trains.
 
-Importing the package registers `EsperCifar-v0` and `EsperMicro-v0` with Gymnasium.
+Importing the package registers `EsperCifar-v0`, `EsperTinyStories-v0` and `EsperMicro-v0` with Gymnasium.
 """
 
 from esper_env.blueprints.catalogue import register_blueprint

@@ -48,13 +48,14 @@ class EsperVectorEnv(QueriedVectorEnv):
 
     Args:
         num_envs: Number of environments.
-        preset: What the other arguments change: `cifar` or `micro`.
-        host: Network to grow: `baseline`, `deep`, `blind`, `impaired`, `minimal` or `micro`.
+        preset: What the other arguments change: `cifar`, `stories` or `micro`.
+        host: Network to grow: for images `baseline`, `deep`, `blind`, `impaired`, `minimal` or `micro`, for
+            text `gpt`, `gpt_small` or `gpt_micro`.
         slots: None for the host's default places, a number of slots, or a list of place names.
         horizon: Epochs of an episode.
         epoch_size: Training samples an epoch, a multiple of `batch_size`; `full` for the train split.
         batch_size: Training samples a batch.
-        data: `cifar10`, `procedural`, or `folder:NAME`.
+        data: `cifar10`, `tinystories`, `procedural` (images or stories, as the host reads), or `folder:NAME`.
         data_dir: Cache folder of data sets; None for ESPER_DATA_DIR, else `~/.cache/esper`.
         reward: `dense`, `sparse`, `economy`, or a dictionary of prices by term; the rest is free then.
         gates: `permissive` or `strict`.

@@ -12,7 +12,7 @@ from esper_env.contracts.facts import HostFacts, Place
 from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.engine.ledger import Cost, branch_cost, count_params, gate_cost
 from esper_env.slots.grown import Graft
-from esper_env.tasks.task import ImageTask
+from esper_env.tasks.task import Task
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,7 +28,7 @@ DESCRIBED = {
 """What `Planted.describe` says, and of which type."""
 
 
-def on_device(module: M, task: ImageTask) -> M:
+def on_device(module: M, task: Task) -> M:
     """Moved to the task's device and type of number, channels last in memory (see `tasks.loader`)."""
     return module.to(task.device, task.dtype).to(memory_format=torch.channels_last)
 
