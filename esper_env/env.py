@@ -37,6 +37,9 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     says so.
 
     ## Rewards
+    Quality is validation accuracy; for hosts that read text, which have no accuracies, it is
+    1 - loss / ln(vocabulary).
+
     A sum of named terms times prices; `reward` chooses the prices. `dense`: 100 times the gain in
     validation quality, less rent for the size of the modules and for compute, churn of alpha, the cost of
     ops and of rollbacks, plus shaping that sums to the same for every life; at the end 100 times what the
@@ -55,7 +58,7 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     `terminated` when the horizon is over, after the epoch that spends the compute budget, or with the third
     panic of the governor: all three are observed. `truncated` only by limits set from outside; a truncated
     episode is not harvested. At the end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`,
-    `test_loss`, `param_ratio`, `flops_ratio` and `rollbacks`.
+    `test_loss` (accuracies of images alone), `param_ratio`, `flops_ratio` and `rollbacks`.
 
     ## Governor
     After each epoch the governor looks for a network that broke: a loss, weight or gradient that is not

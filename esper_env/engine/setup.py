@@ -16,7 +16,7 @@ from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
 from esper_env.tasks.config import TaskConfig
 from esper_env.tasks.outline import outline, outline_of
-from esper_env.tasks.task import Task, load_task
+from esper_env.tasks.task import ImageTask, Task, load_task
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class Setup:
     def loaded_task(self) -> Task:
         """The task of an engine that trains."""
         assert self.task is not None, "this engine trains nothing"
+        return self.task
+
+    @property
+    def image_task(self) -> ImageTask:
+        """The task of an engine that trains on images alone."""
+        assert isinstance(self.task, ImageTask), "this engine trains on images alone"
         return self.task
 
 
