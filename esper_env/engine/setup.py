@@ -10,10 +10,11 @@ from esper_env.contracts.facts import HostFacts
 from esper_env.engine.engine import EngineConfig
 from esper_env.engine.ledger import describe, segment_flops
 from esper_env.engine.precision import TYPES, refuse_slow
+from esper_env.engine.sizes import epoch_size, refuse_few, refuse_few_windows
 from esper_env.hosts.cnn import build_host
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
-from esper_env.tasks.outline import outline
+from esper_env.tasks.outline import outline, outline_of
 from esper_env.tasks.task import ImageTask, TaskConfig, load_task
 
 
@@ -81,15 +82,13 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     places = resolve_slots(sample.places, sample.default_slots, host.slots)
     blueprints = catalogue()
     facts = describe(sample, places, blueprints, shape.chance_quality, shape.chance_loss)
-    epoch_size = _epoch_size(engine, shape.train_size)
-    if engine.counterfactual_size > shape.val_size:
-        raise ValueError(
-            f"engine.counterfactual_size={engine.counterfactual_size} is not allowed: "
-            f"the validation split has {shape.val_size} samples"
-        )
+    refuse_few(engine, shape)
     trains = engine.name != "null"
     forked = trains and device.type == "cuda" and torch.cuda._is_in_bad_fork()
     loaded = load_task(task, device).in_type(TYPES[engine.precision]) if trains and not forked else None
+    if loaded and shape.train_size is None:
+        shape = outline_of(loaded)
+        refuse_few_windows(engine, shape, task.data)
     return Setup(
         config=engine,
         horizon=horizon,
@@ -98,18 +97,8 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
         blueprints=blueprints,
         facts=facts,
         segment_flops=segment_flops(sample),
-        epoch_size=epoch_size,
+        epoch_size=epoch_size(engine, shape),
         provenance=loaded.provenance if loaded else "no data: nothing is trained",
         task=loaded,
         forked=forked,
     )
-
-
-def _epoch_size(engine: EngineConfig, train_size: int) -> int:
-    if engine.epoch_size != "full":
-        return engine.epoch_size
-    if train_size < engine.batch_size:
-        raise ValueError(
-            f"epoch_size='full': {train_size} training samples are less than batch_size={engine.batch_size}"
-        )
-    return train_size // engine.batch_size * engine.batch_size
