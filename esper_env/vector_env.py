@@ -202,7 +202,6 @@ class EsperVectorEnv(QueriedVectorEnv):
         valid = self._masks.legal(asked) | resetting
         self._refuse_illegal(asked, valid)
         self._begin(resetting, [None] * self.num_envs)
-
         self._unready[:] = True  # an error in the middle of the step leaves nothing to go on with
         terms, end = self._play(asked.only(valid & ~resetting), valid, ~resetting)
         obs = self._observe()

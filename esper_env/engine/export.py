@@ -100,9 +100,7 @@ def export(model: GrownModel, fossils: Mapping[int, str], task: Task) -> fx.Grap
     return network
 
 
-def _with_its_input(
-    model: GrownModel, x: torch.Tensor, task: Task
-) -> tuple[fx.GraphModule, torch.Tensor]:
+def _with_its_input(model: GrownModel, x: torch.Tensor, task: Task) -> tuple[fx.GraphModule, torch.Tensor]:
     """The network as users get it, and what it has to be given to read x, the first samples of validation."""
     if isinstance(task, ImageTask):
         return _traced(_Standardized(model, task)), task.validation.images[: len(x)]

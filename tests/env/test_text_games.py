@@ -1,6 +1,7 @@
 """The game over a language host: its id, infos, governor, costs, export, and what is refused."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -226,3 +227,22 @@ def test_images_are_learned_with_adamw_too() -> None:
 
 def test_what_windows_are_computed_by_is_reported() -> None:
     assert texts().metadata["engine"] == "reference, float32, windows by SDPA"
+
+
+def test_stories_of_ones_own_are_read_byte_by_byte(tmp_path: Path) -> None:
+    """From files to figures, with a context of one's own."""
+    (tmp_path / "tinystories").mkdir()
+    for name, first, last in (("train", 0, 200), ("valid", 200, 230)):
+        stories = [
+            f"Tom had {i} red balls. He gave {i % 7} to Amy.\n<|endoftext|>\n" for i in range(first, last)
+        ]
+        (tmp_path / "tinystories" / f"{name}.txt").write_text("".join(stories))
+    overrides = {"task.vocabulary": 256, "task.context": 16, "engine.optimizer.warmup_steps": 0}
+    overrides |= {"engine.epoch_size": 128, "engine.batch_size": 16, "engine.counterfactual_size": 8}
+    arguments = {"host": "gpt_micro", "horizon": 6, "device": "cpu", "data_dir": str(tmp_path)}
+    env = EsperVectorEnv(1, "stories", autoreset_mode="DISABLED", overrides=overrides, **arguments)
+    assert env.facts.chance_loss == pytest.approx(math.log(256))
+    env.reset(seed=0)
+    losses = [float(env.step(WAIT[None])[-1]["val_loss"][0]) for _ in range(6)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.8 * math.log(256)
