@@ -34,12 +34,14 @@ class RoundReport:
     """
 
     def __init__(self, env: EsperVectorEnv) -> None:
-        self._counter = EpisodeCounter(env)
+        self._counter, self._num_envs = EpisodeCounter(env), env.num_envs
         self._alpha_at = [env.features[f"slot{slot}.alpha"].start for slot in range(env.facts.num_slots)]
         self.begin()
 
-    def begin(self) -> None:
-        """A new round; episodes that are under way go on."""
+    def begin(self, anew: bool = True) -> None:
+        """A new round; episodes that are under way go on, or are forgotten where all begin anew."""
+        if anew:
+            self._counter.begin([None] * self._num_envs)
         self.episodes: list[Episode] = []
         self._began = time.perf_counter()
         self._steps, self._invalid = 0, 0
@@ -71,6 +73,7 @@ def episode_tags(episodes: Sequence[Episode]) -> Tags:
         return {}
     tags = {
         "charts/episodic_return": _mean([e.total_reward for e in episodes]),
+        "charts/episodic_length": _mean([e.length for e in episodes]),
         "growth/fossilized": _mean([e.fossilized for e in episodes]),
         "growth/pruned": _mean([e.pruned for e in episodes]),
     }

@@ -16,7 +16,11 @@ from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.config import TrainConfig, validated
 from esper_agents.environment import EnvironmentConfig, World, make_world
 from esper_agents.evaluate import Evaluation, evaluate, fitting
+from esper_agents.ppo.player import PpoAgent
+from esper_agents.ppo.trainee import saved_policy
+from esper_agents.record import Record
 from esper_agents.trainees import make_trainee
+from esper_env import OBSERVATION_VERSION
 
 
 class CompareConfig(EnvironmentConfig):
@@ -100,9 +104,12 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
     Raises:
         ValueError: the checkpoint was trained on other observations or actions.
     """
-    trained = validated(TrainConfig, checkpoint.read_record(path)["config"])
+    record = checkpoint.read_record(path)
+    trained = validated(TrainConfig, record["config"])
+    if trained.algo == "esper_ppo" and trained.policy == "set":
+        return _any_slots(path, record, trained, world, deterministic)
     # Only the spaces are needed to rebuild a model: the null engine loads no data.
-    config = trained.model_copy(update={"data": "procedural", "num_envs": 1})
+    config = trained.model_copy(update={"data": "procedural", "num_envs": 1, "replicas": 1})
     rules = make_world(config, 1, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     with closing(rules.envs) as envs:
         for space in ("single_observation_space", "single_action_space"):
@@ -110,6 +117,20 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
             if there != here:
                 raise ValueError(f"{path} was trained with {space} {there}, which is {here} here")
         return make_trainee(config, rules, path).agent(path.parent.name, deterministic)
+
+
+def _any_slots(path: Path, record: Record, trained: TrainConfig, world: World, deterministic: bool) -> Agent:
+    """A policy over a set of slots, which plays environments with any number of them."""
+    version = record["observation_version"]
+    if version != OBSERVATION_VERSION:
+        raise ValueError(
+            f"{path} was trained on observations v{version}, here they are v{OBSERVATION_VERSION}"
+        )
+    try:
+        policy = saved_policy(path, world.envs, trained)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit this environment: {error}") from None
+    return PpoAgent(policy, path.parent.name, deterministic, trained.seed)
 
 
 def _checkpoint(name: str) -> Path:

@@ -16,6 +16,7 @@ from esper_env import IDS
 FREE = (
     "rounds",
     "total_steps",
+    "start_from",
     "logdir",
     "device",
     "data_dir",
@@ -88,6 +89,12 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     def _starts_where_it_learns(self) -> Self:
         if self.start_from is not None and not self.learns:
             raise ValueError(f"start_from={self.start_from!r}: algo={self.algo!r} does not learn")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_replicas(self) -> Self:
+        if self.num_envs % self.replicas:
+            raise ValueError(f"replicas={self.replicas} does not divide num_envs={self.num_envs}")
         return self
 
     @property

@@ -34,7 +34,8 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
         ValueError: as `train`.
     """
     opened(config, resume)
-    start_record(config)
+    if resume is None:
+        start_record(config)
     data, about = _data_at_hand(config)
     config = config.model_copy(update={"data": data})
     # The null engine loads no data and builds no networks, but checks every setting.
@@ -44,7 +45,9 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
             baseline(name, envs, config.schedule, config.seed, config.heuristic)
         lines = [*_outline(config, full), about]
         changes = _shortened(envs.config.model_dump())
-        small = make_world(config, min(config.num_envs, NUM_ENVS), _mode(config), changes=changes)
+        small = make_world(
+            config, min(config.num_envs, max(NUM_ENVS, config.replicas)), _mode(config), changes=changes
+        )
     with closing(small.envs):
         lines.append(_learn(config, small) if config.learns else _play(config, small))
     return [*lines, "dry run: everything fits; nothing was written"]

@@ -85,21 +85,6 @@ def evaluate(
     return Evaluation(agent.name, episodes, picture)
 
 
-def over_runs(evaluations: Sequence[Evaluation], key: str = "total_reward") -> Estimate:
-    """A figure over several training runs of one algorithm; each run is a stratum of the bootstrap.
-
-    Args:
-        evaluations: One a run.
-        key: As for `Evaluation.values`.
-
-    Raises:
-        ValueError: it was not measured in any episode.
-    """
-    values = [evaluation.values(key) for evaluation in evaluations]
-    strata = [run for run, measured in enumerate(values) for _ in measured]
-    return estimate([value for measured in values for value in measured], strata)
-
-
 def waves(env: EsperVectorEnv, seeds: Sequence[int]) -> Iterator[tuple[list[int], int]]:
     """How seeds are played, as many at a time as there are environments.
 

@@ -13,8 +13,13 @@ from esper_agents.episodes import Step
 class RoundListener(Protocol):
     """Hears what happens in a run. `done` is always the number of environment steps so far."""
 
-    def updated(self, done: int) -> None:
-        """The policy is as it will be in the next round: before the first, and after every update."""
+    def updated(self, done: int, anew: bool = False) -> None:
+        """The policy is as it will be in the next round: before the first, and after every update.
+
+        Args:
+            done: See above.
+            anew: Whether all environments begin new episodes with it.
+        """
 
     def stepped(self, step: Step, done: int) -> None:
         """All environments made a step."""

@@ -48,6 +48,9 @@ class OwnPpoConfig(PpoConfig):
     argument_baseline: Literal["value", "op_value"] = "value"
     """What the heads after the op are held against: V(s), or Q(s, op), which needs per-head ratios
     (esper_ppo). The op itself always has V(s): against Q(s, op) its expected gradient would be zero."""
+    replicas: int = Field(1, ge=1)
+    """Environments in which each episode of a round is played, with the same seed and other draws: what the
+    others earn is held against each (esper_ppo). It divides num_envs."""
     entropy_floor: dict[str, float] = {}
     """Head -> entropy, in [0, 1], below which more of it is asked for (esper_ppo)."""
     floor_weight: float = Field(0.1, ge=0)

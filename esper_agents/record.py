@@ -61,7 +61,10 @@ def refuse_other(old: Record, new: Record, where: str) -> None:
     Raises:
         ValueError: naming every field that differs.
     """
-    found = differences(comparable(old["config"]), comparable(new["config"]))
+    # What a setting that is newer than the checkpoint was like is its default.
+    default = TrainConfig().model_dump(mode="json")
+    before = {key: default.get(key) for key in new["config"]} | old["config"]
+    found = differences(comparable(before), comparable(new["config"]))
     if "environment" in new:
         found += differences(_played(old["environment"]), _played(new["environment"]), "environment.")
         key = "observation_version"

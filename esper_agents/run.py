@@ -75,7 +75,7 @@ class Run:
     def _agent(self) -> Agent:
         return self._trainee.agent(self.config.algo, self.config.eval_deterministic)
 
-    def updated(self, done: int) -> None:
+    def updated(self, done: int, anew: bool = False) -> None:
         """Save, and evaluate when it is time."""
         content, state = self._trainee.content()
         checkpoint.write_checkpoint(
@@ -85,7 +85,7 @@ class Run:
         every = self.config.eval_every
         if every and self._start < done < self._total and done // self._round_steps % every == 0:
             self.evaluate([self._agent()])
-        self._report.begin()
+        self._report.begin(anew)
 
     def stepped(self, step: Step, done: int) -> None:
         """Count, show, and stop if that was asked for."""

@@ -51,7 +51,9 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
     """
     stream = stream or sys.stdout
     path, old = opened(config, resume)
-    start = old["start"] if old else start_record(config)
+    start = old.get("start") if old else start_record(config)
+    if old is None and start is not None:
+        config = config.model_copy(update={"start_from": start["path"]})
     # Evaluation makes environments of its own: one is enough to resolve the settings of those that only play.
     world = make_world(config, config.num_envs if config.learns else 1, AutoresetMode.SAME_STEP)
     with closing(world.envs), Interrupt() as interrupt:

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
             summary = train(config, first.resume)
             print(f"curves: {Path(sys.executable).parent}/tensorboard --logdir {summary.folder.parent}")
             sys.exit(0 if summary.evaluations else 130)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
         fail(error)
     except KeyboardInterrupt:
         sys.exit(130)

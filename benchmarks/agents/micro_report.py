@@ -1,7 +1,8 @@
 """Tables and curves of `micro.py`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from esper_agents.statistics import crossed_bootstrap, iqm
+from esper_agents.statistics import bootstrap, crossed_interval, iqm
 
 RETURN = "charts/episodic_return"
 COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b7791f", "#c53030")
-Rows = list[dict[str, Any]]
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def evaluation(path: Path) -> dict[str, Any]:
@@ -32,7 +33,10 @@ def runs(out: Path) -> dict[str, dict[int, Path]]:
 
 
 def returns(played: dict[str, Any]) -> NDArray[np.float64]:
-    """Of the episodes, in the order of their seeds."""
+    """Of the episodes, which all agents played in the same order of seeds."""
+    seeds = [episode["seed"] for episode in played["episodes"]]
+    if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+        raise ValueError(f"{played['agent']} played the seeds {seeds}: they must follow each other")
     return np.array([episode["total_reward"] for episode in played["episodes"]])
 
 
@@ -44,8 +48,7 @@ def trained(folder: Path, arm: str) -> dict[str, Any]:
 
 def series(folder: Path, tag: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Environment steps and values of a curve."""
-    path = str(next(folder.glob("events*")))
-    events = EventAccumulator(path, size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload().Scalars(tag)
     return np.array([e.step for e in events], float), np.array([e.value for e in events])
 
 
@@ -53,8 +56,9 @@ def report(out: Path, picture: Path | None) -> str:
     """Markdown; the curves as a picture."""
     fixed = evaluation(out / "baselines.json")
     tuned = out / "tuned.json"
-    if tuned.is_file():
-        fixed["tuned schedule"] = evaluation(tuned)["schedule"]
+    if not tuned.is_file():
+        raise ValueError(f"{tuned} is not there: `baselines --plan FILE` plays the tuned schedule")
+    fixed["tuned schedule"] = evaluation(tuned)["schedule"]
     done = runs(out)
     if picture:
         draw(done, fixed, picture)
@@ -62,7 +66,7 @@ def report(out: Path, picture: Path | None) -> str:
 
 
 def _agents(done: dict[str, dict[int, Path]], fixed: dict[str, Any]) -> Iterator[str]:
-    best = returns(fixed.get("tuned schedule", fixed["schedule"]))
+    best = returns(fixed["tuned schedule"])
     wait = returns(fixed["wait"])
     yield "| agent | runs | return | IQM | 95% of the IQM | less wait | less the tuned schedule | illegal % |"
     yield "| --- " * 8 + "|"
@@ -71,7 +75,14 @@ def _agents(done: dict[str, dict[int, Path]], fixed: dict[str, Any]) -> Iterator
         yield _line(name, 1, own[None], wait, best, [each])
     for arm, folders in done.items():
         played = [trained(folder, arm) for folder in folders.values()]
+        if len(played) < 2:
+            raise ValueError(f"arm {arm!r} has {len(played)} finished run: its interval needs at least 2")
         yield _line(arm, len(played), np.stack([returns(each) for each in played]), wait, best, played)
+
+
+def interval(values: NDArray[np.float64], statistic: Statistic) -> tuple[float, float]:
+    """95%, of (run, episode): over runs and episodes, or over episodes where nothing was trained."""
+    return crossed_interval(values, statistic) if len(values) > 1 else bootstrap(values[0], statistic)
 
 
 def _line(
@@ -79,14 +90,14 @@ def _line(
 ) -> str:
     """Of returns (run, episode)."""
     illegal = np.mean([episode["invalid_share"] for each in played for episode in each["episodes"]])
-    around = "{:.1f} to {:.1f}".format(*crossed_bootstrap(own, iqm))
+    around = "{:.1f} to {:.1f}".format(*interval(own, iqm))
     cells = [name, str(count), f"{own.mean():.1f}", f"{float(iqm(own.ravel())):.1f}", around]
     return "| " + " | ".join([*cells, _gap(own - wait), _gap(own - best), f"{100 * illegal:.1f}"]) + " |"
 
 
 def _gap(gaps: NDArray[np.float64]) -> str:
     """(run, episode): mean, with the interval over runs and episodes."""
-    low, high = crossed_bootstrap(gaps, lambda drawn: drawn.mean(axis=-1))
+    low, high = interval(gaps, lambda drawn: drawn.mean(axis=-1))
     return f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
@@ -98,7 +109,7 @@ def _runs(done: dict[str, dict[int, Path]]) -> Iterator[str]:
             played = trained(folder, arm)
             variance = series(folder, "train/explained_variance")[1][:50]
             seconds = json.loads((folder.parent / "seconds.json").read_text())
-            spent = f"{seconds['real']:.0f}" + (f" + {seconds['null']:.0f}" if "+" in arm else "")
+            spent = f"{seconds['real']:.0f}" + (f" + {seconds['null']:.0f}" if arm.endswith("+null") else "")
             cells = [f"{_mean(played, 'fossilized'):.2f}", f"{_measured(played, 'param_ratio'):.2f}x"]
             figures = [f"{returns(played).mean():.1f}", *cells, f"{variance[-1]:.2f}", spent]
             yield "| " + " | ".join([arm, str(seed), *figures]) + " |"
@@ -118,7 +129,7 @@ def draw(done: dict[str, dict[int, Path]], fixed: dict[str, Any], picture: Path)
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5))
-    for (arm, folders), color in zip(done.items(), COLORS, strict=False):
+    for (arm, folders), color in zip(done.items(), cycle(COLORS), strict=False):
         curves = [series(folder, RETURN) for folder in folders.values()]
         shortest = min(len(steps) for steps, _ in curves)
         smooth = [_smoothed(values[:shortest]) for _, values in curves]

@@ -60,7 +60,7 @@ def train(own: Learner, total: int, say: Callable[[str], None] = lambda line: No
     curve, done, began = [], 0, perf_counter()
     while done < total:
         figures = own.round(heard)
-        done += own.envs.num_envs * own._steps
+        done += own.envs.num_envs * own.steps
         curve.append((done, float(np.mean(returns[-100:])) if returns else float("nan")))
         if own.rounds % 10 == 0:
             say(f"{done} steps: {curve[-1][1]:.2f}, explained {figures['train/explained_variance']:.2f}")
@@ -85,7 +85,7 @@ def evaluated(
         heads = policy.heads.begin(Encoded(encoded.features[0], None))
         found = walk(policy.model, heads, masks, episodes, sampled(uniforms))
         actions = found.actions.numpy()
-        obs, rewards, terminated, truncated, info = envs.step(actions[:, 0] if own._single else actions)
+        obs, rewards, terminated, truncated, info = envs.step(actions[:, 0] if own.single else actions)
         total += np.where(over, 0, rewards)
         over |= terminated | truncated
     return total.tolist()

@@ -1,9 +1,10 @@
 """Claim: an update of esper_ppo takes a tenth of the time of RecurrentPPO's on the same rollout.
 
 `python benchmarks/agents/update_time.py --envs 8 --steps 150` plays one rollout of EsperCifar-v0's rules on
-the null engine, gives it to both, and times whole updates in turn: the same passes, minibatches of whole
-episodes, optimizer and layer sizes. RecurrentPPO's actor and critic each have an LSTM, as is its default; it
-goes step by step through sequences in which an episode begins, ours takes each in one call.
+the null engine, gives it to both, and times whole updates in turn, with one thread: the same passes, as many
+transitions in a minibatch, and layer sizes. RecurrentPPO's actor and critic each have an LSTM, as is its
+default; it goes step by step through sequences in which an episode begins, as all do here, ours takes each in
+one call.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from machine import describe
 
 SIZES = {"64, 64": ((64, 64), (64, 64)), "128, 512": ((128, 512), (128, 512)), "own": ((128, 512), (64, 64))}
 """Name -> widths of layers and LSTM, of esper_ppo and of RecurrentPPO; `own`: what each has by default."""
-WARM_UP, REPEATS = 2, 9
+WARM_UP, REPEATS = 1, 5
 
 
 def config(hidden: int, memory: int) -> OwnPpoConfig:
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--envs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=150)
     args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
     environment = EnvironmentConfig(data="procedural", episode_length=args.steps)
     world = make_world(environment, args.envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     print(f"{describe('cpu')}; {torch.get_num_threads()} threads (of {os.cpu_count()})\n")

@@ -59,6 +59,9 @@ def walk(model: ActionModel, policy: Conditional, masks: Masks, batch: int, choo
         masks: Of the observations.
         batch: Rows.
         choose: `sampled`, `most_probable` or `given`.
+
+    Raises:
+        ValueError: Masks that leave a head nothing.
     """
     device = next(iter(masks.values())).device if masks else None
     drawn = torch.zeros(batch, len(model.sizes), dtype=torch.int64, device=device)
@@ -67,6 +70,8 @@ def walk(model: ActionModel, policy: Conditional, masks: Masks, batch: int, choo
         # Most actions are WAIT, which reads nothing: a head's layers run for the rows that read it alone.
         rows = model.read(head, drawn).nonzero()[:, 0]
         legal = model.legal(head, drawn, masks)[rows]
+        if not legal.any(dim=1).all():
+            raise ValueError(f"nothing is legal for {model.names[head]!r}: the masks leave no value")
         log_probs = masked_log_softmax(policy.logits(head, rows).float(), legal)
         probs = log_probs.exp()
         value = choose(head, rows, probs)

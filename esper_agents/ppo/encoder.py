@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from esper_agents.ppo.network import SLOT_WIDTH, Encoded, linear
+from esper_agents.ppo.network import SLOT_WIDTH, Encoded, each_slot, linear
 
 EMBEDDING = 8
 """Numbers that stand for a blueprint."""
@@ -47,7 +47,7 @@ class SlotFeatures(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The whole (..., base_size), the slots (..., slot, slot_size), and bool (..., slot): not empty."""
-        slots = torch.cat([obs[..., self._rest], self.blueprint(obs[..., self._kinds])], dim=-1)
+        slots = torch.cat([obs[..., self._rest], each_slot(self.blueprint, obs[..., self._kinds])], dim=-1)
         return obs[..., self._base], slots, obs[..., self._present] > 0
 
 
@@ -98,9 +98,9 @@ class SlotSet(nn.Module):
     def forward(self, obs: Tensor) -> Encoded:
         """See `Encoder`."""
         base, own, present = self.read(obs)
-        slots = self.slot(own)
+        slots = each_slot(self.slot, own)
         slots = slots + self._attention(slots, present)
-        slots = slots + self.after(slots)
+        slots = slots + each_slot(self.after, slots)
         there = present[..., None]
         total = _sum(torch.where(there, slots, 0), dim=-2)
         largest = torch.where(there, slots, -torch.inf).amax(dim=-2)
@@ -109,11 +109,12 @@ class SlotSet(nn.Module):
 
     def _attention(self, slots: Tensor, present: Tensor) -> Tensor:
         """Each slot sees itself and those that are not empty."""
-        scores = self.query(slots) @ self.key(slots).mT / SLOT_WIDTH**0.5
+        query, key, value = (each_slot(layer, slots) for layer in (self.query, self.key, self.value))
+        scores = (query[..., :, None, :] * key[..., None, :, :]).sum(dim=-1) / SLOT_WIDTH**0.5
         itself = torch.eye(slots.shape[-2], dtype=torch.bool, device=slots.device)
         weights = scores.masked_fill(~(present[..., None, :] | itself), -torch.inf)
         weights = (weights - weights.amax(dim=-1, keepdim=True)).exp()
-        seen = _sum(weights[..., None] * self.value(slots)[..., None, :, :], dim=-2)
+        seen = _sum(weights[..., None] * value[..., None, :, :], dim=-2)
         return seen / _sum(weights, dim=-1)[..., None]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
@@ -74,6 +74,10 @@ class Learner:
         anew: Whether every rollout begins new episodes, seeded by the rollout's number: then nothing of the
             environments has to be kept to continue a run exactly. Otherwise episodes go on.
         single: Whether the environment wants one number for an action, not a row of heads.
+
+    Raises:
+        ValueError: Another autoreset mode, or replicas that don't divide the environments or whose episodes
+            would not begin together.
     """
 
     def __init__(
@@ -87,8 +91,9 @@ class Learner:
         anew: bool = True,
         single: bool = False,
     ) -> None:
+        _refuse(envs, config.replicas, anew)
         self.envs, self.policy, self.rounds = envs, policy, 0
-        self._config, self._steps, self._seed, self._anew, self._single = config, steps, seed, anew, single
+        self._config, self.steps, self._seed, self._anew, self.single = config, steps, seed, anew, single
         self.updater = Updater(policy, config, gamma, seed)
         self.scale = ReturnScale(gamma)
         self._fresh = np.ones(envs.num_envs, dtype=bool)
@@ -110,7 +115,7 @@ class Learner:
         if self._anew or self._obs is None:
             self._begin()
         before, fresh, rows = self._memory, self._fresh.copy(), []
-        for _ in range(self._steps):
+        for _ in range(self.steps):
             rows.append(self._step(heard))
         last = self._value(self._obs, self._memory)
         columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -119,7 +124,8 @@ class Learner:
     def _begin(self) -> None:
         own = SeedSequence([self._seed, self.rounds]).generate_state(self.envs.num_envs + 1)
         self._generator = torch.Generator().manual_seed(int(own[-1]))
-        self._obs, self._info = self.envs.reset(seed=own[:-1].tolist())
+        seeds = np.repeat(own[:-1], self._config.replicas)[: self.envs.num_envs]
+        self._obs, self._info = self.envs.reset(seed=seeds.tolist())
         self._memory = self.policy.begin(self.envs.num_envs)
         self._fresh[:] = True
         self.scale.forget()
@@ -139,7 +145,7 @@ class Learner:
         if self.policy.op_value is not None:
             op = drawn.actions[:, model.order[0], None]
             row["op_values"] = self.policy.op_value(encoded.features).gather(1, op)[:, 0].numpy()
-        asked = actions[:, 0] if self._single else actions
+        asked = actions[:, 0] if self.single else actions
         self._obs, rewards, terminated, truncated, self._info = self.envs.step(asked)
         ended = terminated | truncated
         row |= {"rewards": np.asarray(rewards, dtype=np.float64), "ended": ended}
@@ -183,3 +189,13 @@ class Learner:
             ended=as_tensor(ended),
             memory=before,
         )
+
+
+def _refuse(envs: VectorEnv, replicas: int, anew: bool) -> None:
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.SAME_STEP:
+        raise ValueError(f"esper_ppo learns with autoreset_mode={AutoresetMode.SAME_STEP}, not {mode}")
+    if envs.num_envs % replicas:
+        raise ValueError(f"replicas={replicas} does not divide num_envs={envs.num_envs}")
+    if replicas > 1 and not anew:
+        raise ValueError(f"replicas={replicas}: only where every round begins new episodes")

@@ -1,5 +1,6 @@
 """The policy's network: an encoder, a core with or without memory, a value, and logits head after head."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -60,6 +61,10 @@ class Core(Protocol):
 
     def __call__(self, features: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """Features (step, batch, width) of as many steps, and the memory after the last."""
+
+
+EMBEDDED = 0.1
+"""Deviation of the numbers that stand for a drawn value at first: later heads still see the core's output."""
 
 
 class LstmCore(nn.Module):
@@ -134,6 +139,9 @@ class Heads(nn.Module):
             nn.Identity() if head in (model.pointer, last) else nn.Embedding(count, width)
             for head, count in enumerate(model.sizes)
         )
+        for embedding in self.embeddings:
+            if isinstance(embedding, nn.Embedding):  # as large as what the core says, not larger
+                nn.init.normal_(embedding.weight, std=EMBEDDED)
         if model.pointer is not None:
             self.slot_key = linear(SLOT_WIDTH, width)
             self.slot_score = linear(width, 1, gain=0.01)
@@ -160,10 +168,13 @@ class Walk:
     def logits(self, head: int, rows: Tensor) -> Tensor:
         """See `Conditional`."""
         heads, context = self._heads, self._context[rows]
-        if head != heads.pointer or self._slots is None:
+        if head != heads.pointer:
             logits: Tensor = heads.logits[head](torch.tanh(context))
             return logits
-        scores: Tensor = heads.slot_score(torch.tanh(context[:, None] + heads.slot_key(self._slots[rows])))
+        assert self._slots is not None, "a model with a pointer has slots"
+        scores = each_slot(
+            lambda slot: heads.slot_score(torch.tanh(context + heads.slot_key(slot))), self._slots[rows]
+        )
         return scores[:, :, 0]
 
     def drawn(self, head: int, value: Tensor, rows: Tensor) -> None:
@@ -211,6 +222,14 @@ class Policy(nn.Module):
         """(...,): what is expected from here on."""
         value: Tensor = self.value(features)
         return value[..., 0]
+
+
+def each_slot(layers: Callable[[Tensor], Tensor], slots: Tensor) -> Tensor:
+    """The same layers for every slot (..., slot, size), one after another.
+
+    In one product for all of them a slot's result would depend, by rounding, on where it stands.
+    """
+    return torch.stack([layers(slot.contiguous()) for slot in slots.unbind(dim=-2)], dim=-2)
 
 
 def linear(size: int, width: int, gain: float = 2**0.5) -> nn.Linear:

@@ -32,11 +32,6 @@ class Rollout:
     memory: Memory
     """Before the first step, (1, env, size) each."""
 
-    @property
-    def size(self) -> int:
-        """Steps of all environments."""
-        return self.rewards.numel()
-
 
 @dataclass(frozen=True)
 class Sequences:

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,18 @@ from esper_agents.config import TrainConfig
 from esper_agents.environment import World
 from esper_agents.episodes import Step
 from esper_agents.learning import RoundListener
-from esper_agents.ppo.build import make_learner
+from esper_agents.ppo.build import esper_policy, make_learner
+from esper_agents.ppo.network import Policy
 from esper_agents.ppo.player import PpoAgent
+from esper_agents.ppo_config import OwnPpoConfig
+from esper_env import EsperVectorEnv
 
 WEIGHTS, REST = "policy.pt", "training.pt"
 """Entries of a checkpoint: the weights of the policy, and optimizer and generator; tensors alone."""
+
+
+SAME = {"rollout/ep_rew_mean": "charts/episodic_return", "rollout/ep_len_mean": "charts/episodic_length"}
+"""Names of Stable-Baselines3 for tags of ours; theirs are means of 100 episodes, here of a round's."""
 
 
 class PpoTrainee:
@@ -54,14 +62,16 @@ class PpoTrainee:
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""
-        target = self.steps + steps
+        target, began, before = self.steps + steps, perf_counter(), self.steps
         while self.steps < target:
             done = self.steps
             if listener is not None:
-                listener.updated(done)
+                listener.updated(done, anew=True)
             rollout, fresh = self.learner.play(None if listener is None else _Heard(listener, done))
             tags = {} if listener is None else listener.played(done + self._round_steps)
             tags |= self.learner.learn(rollout, fresh)
+            tags |= {name: tags[own] for name, own in SAME.items() if own in tags}
+            tags["time/fps"] = (self.steps - before) / (perf_counter() - began)
             if writer is not None:
                 for tag, value in tags.items():
                     writer.add_scalar(tag, value, self.steps)
@@ -113,6 +123,18 @@ class _Heard:
             seen[env] = info["final_obs"][env]
         self._done += len(ended)
         self._listener.stepped(Step(seen, actions, rewards, ended, info), self._done)
+
+
+def saved_policy(path: Path, envs: EsperVectorEnv, config: OwnPpoConfig) -> Policy:
+    """The policy of a checkpoint, for environments that may have another number of slots if it is a set's.
+
+    Raises:
+        RuntimeError: the weights don't fit.
+    """
+    policy = esper_policy(envs, config)
+    with zipfile.ZipFile(path) as archive:
+        policy.load_state_dict(_read(archive.read(WEIGHTS)))
+    return policy
 
 
 def _saved(values: Any) -> bytes:

@@ -1,5 +1,6 @@
 """One update: the rollout's episodes are gone over a few times, and the policy descends on PPO's loss."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from esper_agents.ppo.advantage import advantages, explained_variance
+from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas
 from esper_agents.ppo.distribution import Evaluated, given, walk
 from esper_agents.ppo.network import Encoded, Policy
 from esper_agents.ppo.rollout import Rollout, Sequences, sequences
@@ -67,16 +68,13 @@ class Updater:
         """
         targets = self._targets(rollout)
         found: list[Figures] = []
-        for _ in range(self._config.ppo_epochs):
-            for part in self._minibatches(rollout, fresh):
-                figures, done = self._step(rollout, targets, part)
-                found.append(figures)
-                if not done:
-                    break
-            else:
-                self.updates += 1
-                continue
-            break
+        taken = 0
+        for part in self._parts(rollout, fresh):
+            figures, done = self._step(rollout, targets, part)
+            found.append(figures)
+            taken += done
+            if not done:
+                break
         means = {name: _mean([each[name] for each in found if name in each]) for name in found[0]}
         variance = explained_variance(rollout.values.flatten(), targets.returns.flatten())
         return means | {
@@ -84,7 +82,7 @@ class Updater:
             "train/clip_range": self._config.clip_range,
             "train/learning_rate": self._config.learning_rate,
             "train/n_updates": self.updates,
-            "train/gradient_steps": len(found),
+            "train/gradient_steps": taken,
         }
 
     def _targets(self, rollout: Rollout) -> Targets:
@@ -92,7 +90,14 @@ class Updater:
         raw = advantages(*known, self._gamma, self._config.gae_lambda)
         returns = raw + rollout.values
         own = raw if rollout.op_values is None else returns - rollout.op_values
-        return Targets(_normalized(raw), _normalized(own), returns)
+        better, own = (less_replicas(each, rollout.ended, self._config.replicas) for each in (raw, own))
+        return Targets(_normalized(better), _normalized(own), returns)
+
+    def _parts(self, rollout: Rollout, fresh: Tensor) -> Iterator[Sequences]:
+        """All minibatches of all passes; a pass counts when it begins."""
+        for _ in range(self._config.ppo_epochs):
+            self.updates += 1
+            yield from self._minibatches(rollout, fresh)
 
     def _minibatches(self, rollout: Rollout, fresh: Tensor) -> Iterator[Sequences]:
         num_envs = rollout.rewards.shape[1]
@@ -124,6 +129,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         figures |= self._gradients()
+        _refuse_not_finite(figures)
         self.optimizer.step()
         return figures, True
 
@@ -148,8 +154,10 @@ class Updater:
         entropies = _mean_where(now.normalized_entropies, now.choices > 1)
         floors = [config.entropy_floor.get(name, 0.0) for name in self.policy.model.names]
         missing = (entropies.new_tensor(floors) - entropies).clamp(min=0) * (now.choices > 1).any(dim=0)
+        # Over all rows, as the policy's gradient: a head that is rarely read is not pushed harder for it.
+        bonus = now.normalized_entropies.sum(dim=1).mean()
         loss = policy + config.value_weight * value
-        loss = loss - config.entropy * entropies.sum() + config.floor_weight * missing.sum()
+        loss = loss - config.entropy * bonus + config.floor_weight * missing.sum()
         with torch.no_grad():
             joint = logs.sum(dim=1)
             figures = {
@@ -203,6 +211,21 @@ class Updater:
         figures = {f"heads/{name}_gradient": norm for name, norm in zip(names, norms, strict=True)}
         total = nn.utils.clip_grad_norm_(self.policy.parameters(), self._config.max_gradient_norm)
         return figures | {"train/gradient_norm": total.item()}
+
+
+def _refuse_not_finite(figures: Figures) -> None:
+    """Stop before the weights are lost.
+
+    Raises:
+        FloatingPointError: the loss or its gradient is not a finite number.
+    """
+    wrong = {
+        name: figures[name]
+        for name in ("train/loss", "train/value_loss", "train/gradient_norm")
+        if not math.isfinite(figures[name])
+    }
+    if wrong:
+        raise FloatingPointError(f"an update of esper_ppo is not finite: {wrong}; its weights were kept")
 
 
 def _normalized(values: Tensor) -> Tensor:

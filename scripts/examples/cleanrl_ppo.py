@@ -126,9 +126,9 @@ class Player:
         obs, reward, terminated, truncated, info = self.envs.step(action.numpy())
         self._count(reward, ended := terminated | truncated, info["action_valid"])
         paid = torch.from_numpy(reward * self.args.reward_scale).float()
-        if truncated.any():  # an episode that was cut off would have gone on: its last observation says how
-            last = np.stack([info["final_obs"][env] for env in np.flatnonzero(truncated)])
-            paid[truncated] += self.gamma * self.agent.value(torch.from_numpy(last))
+        if (cut := truncated & ~terminated).any():  # would have gone on: the last observation says how
+            last = np.stack([info["final_obs"][env] for env in np.flatnonzero(cut)])
+            paid[cut] += self.gamma * self.agent.value(torch.from_numpy(last))
         self.seen = _tensors(obs, info)
         played = {"action": action, "log_prob": log_prob, "value": self.agent.value(seen["obs"])}
         return seen | played | {"reward": paid, "ended": torch.from_numpy(ended)}

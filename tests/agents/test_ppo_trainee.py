@@ -3,7 +3,6 @@
 import io
 import zipfile
 
-import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
@@ -13,11 +12,12 @@ from esper_agents import checkpoint
 from esper_agents.config import build
 from esper_agents.environment import make_world
 from esper_agents.evaluate import evaluate
+from esper_agents.ppo.network import Encoded
 from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo.trainee import REST, WEIGHTS
 from esper_agents.train import train
 from esper_agents.trainees import make_trainee
-from esper_env import EsperVectorEnv
+from esper_env import EsperVectorEnv, Head
 
 SMALL = {
     "env": "EsperMicro-v0",
@@ -129,28 +129,130 @@ def permuted(features, order, obs):
     return out
 
 
-def test_the_set_policy_permutes_with_its_slots_and_ignores_empty_ones():
-    config = build({**SMALL, "policy": "set", "core": "mlp"})
-    world = make_world(config, 2, AutoresetMode.SAME_STEP)
-    policy, features = make_trainee(config, world, None).learner.policy, world.envs.features
-    obs = torch.rand(6, world.envs.single_observation_space.shape[0])
-    for slot in range(3):
+def slot_logits(policy, obs):
+    """Of the slots, and the features that everything else is drawn from."""
+    encoded, _ = policy.features(obs[None], policy.begin(len(obs)))
+    now = Encoded(encoded.features[0], encoded.slots[0])
+    return policy.heads.begin(now).logits(Head.SLOT, torch.arange(len(obs))), now.features
+
+
+def set_policy(slots, seed=0, **settings):
+    world = make_world(
+        build(
+            {
+                **SMALL,
+                "policy": "set",
+                "seed": seed,
+                "overrides": {"engine.name": "null", "host.slots": slots},
+            }
+        ),
+        2,
+        AutoresetMode.SAME_STEP,
+    )
+    config = build({**SMALL, "policy": "set", "seed": seed, **settings})
+    return make_trainee(config, world, None).learner.policy, world.envs.features
+
+
+def observations(features, slots, count=6, seed=0):
+    obs = torch.rand(
+        count, max(at.stop for at in features.values()), generator=torch.Generator().manual_seed(seed)
+    )
+    for slot in range(slots):
         obs[:, features[f"slot{slot}.present"]] = 1.0
-    with torch.no_grad():
-        first, order = policy.encoder(obs), [2, 0, 1]
-        second = policy.encoder(permuted(features, order, obs))
-        assert torch.allclose(second.features, first.features, atol=1e-6)
-        assert torch.allclose(second.slots, first.slots[:, order], atol=1e-6)
-        # An empty slot, whatever its static features, changes nothing of the others.
-        empty = obs.clone()
+    return obs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_permuted_slots_have_permuted_logits_to_the_last_bit(count, seed):
+    (policy, features), order = set_policy(5, seed, memory_size=32), [3, 0, 4, 2, 1]
+    obs = observations(features, 5, count, seed)
+    for slot in (1, 4):  # two empty ones, alike
         for name, at in features.items():
-            if name.startswith("slot2."):
-                empty[:, at] = 0.0
-        others = empty.clone()
-        others[:, features["slot2.log2_channels"]] = 0.7
-        one, two = policy.encoder(empty), policy.encoder(others)
-        assert torch.allclose(one.features, two.features, atol=1e-6)
-        assert torch.allclose(one.slots[:, :2], two.slots[:, :2], atol=1e-6)
-        assert not torch.allclose(one.slots[:, 2], two.slots[:, 2])
-        assert not torch.allclose(first.features, one.features)
-    assert np.isfinite(first.features.numpy()).all()
+            if name.startswith(f"slot{slot}."):
+                obs[:, at] = 0.25 if name.endswith(("channels", "positions", "depth")) else 0.0
+    logits, whole = slot_logits(policy, obs)
+    others, same = slot_logits(policy, permuted(features, order, obs))
+    assert torch.equal(others, logits[:, order])
+    assert torch.equal(same, whole)
+    assert logits.std(dim=1).max() > 1e-4
+
+
+@torch.no_grad()
+def test_one_more_empty_slot_changes_no_other_ones_logits():
+    (three, few), (five, many) = set_policy(3), set_policy(5)
+    five.load_state_dict(three.state_dict())
+    obs = observations(few, 3)
+    more = torch.zeros(6, max(at.stop for at in many.values()))
+    for name, at in few.items():
+        more[:, many[name]] = obs[:, at]
+    for slot in (3, 4):
+        more[:, many[f"slot{slot}.log2_channels"]] = 0.7
+    (first, whole), (second, same) = slot_logits(three, obs), slot_logits(five, more)
+    torch.testing.assert_close(second[:, :3], first, atol=1e-6, rtol=0)
+    torch.testing.assert_close(same, whole, atol=1e-6, rtol=0)
+
+
+def test_a_policy_over_a_set_of_slots_plays_hosts_with_more_and_fewer(tmp_path):
+    from esper_agents.compare import build as comparison
+    from esper_agents.compare import compare
+
+    trained = run(tmp_path, rounds=1, policy="set").folder
+    for slots in (1, 2, 5):
+        changes = {"overrides": {"engine.name": "null", "host.slots": slots}, "episodes": 2}
+        [played] = compare(comparison({"agents": [str(trained)], **changes})).evaluations
+        assert not any(episode.invalid for episode in played.episodes)
+    flat = run(tmp_path, rounds=1, policy="flat").folder
+    with pytest.raises(ValueError, match="was trained with single_observation_space"):
+        compare(comparison({"agents": [str(flat)], **changes}))
+
+
+def test_episodes_that_a_round_cuts_short_are_not_counted_on(tmp_path, monkeypatch):
+    """A budget ends episodes early; a round's rest is dropped, for the next one begins anew."""
+    from esper_agents.callbacks import RoundReport
+
+    lengths, tags = [], RoundReport.tags
+
+    def kept(report):
+        lengths.append([episode.length for episode in report.episodes])
+        return tags(report)
+
+    monkeypatch.setattr(RoundReport, "tags", kept)
+    budget = {"engine.name": "null", "budget.compute": 0.4}
+    run(tmp_path, rounds=3, episode_length=12, overrides=budget)
+    assert lengths == [[5] * 6] * 3
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_goes_on(tmp_path):
+    import json
+
+    first = run(tmp_path, rounds=1)
+    path = first.folder / checkpoint.CHECKPOINT
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    record = json.loads(entries[checkpoint.RECORD])
+    del record["config"]["replicas"], record["config"]["start_from"], record["start"]
+    entries[checkpoint.RECORD] = json.dumps(record).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert run(tmp_path, first.folder, rounds=2).steps == 48
+    with pytest.raises(ValueError, match="replicas"):
+        run(tmp_path, first.folder, rounds=3, replicas=3)
+
+
+def test_the_curves_have_the_names_of_stable_baselines3(tmp_path):
+    folder = run(tmp_path, rounds=3).folder
+    found = events(folder)
+    for tag in (
+        "rollout/ep_rew_mean",
+        "rollout/ep_len_mean",
+        "time/fps",
+        "train/approx_kl",
+        "train/n_updates",
+    ):
+        assert found.Tags()["scalars"].count(tag) == 1, tag
+    returns, same = (found.Scalars(f"{tag}") for tag in ("charts/episodic_return", "rollout/ep_rew_mean"))
+    assert [event.value for event in returns] == [event.value for event in same]
+    assert found.Scalars("rollout/ep_len_mean")[-1].value == 8
