@@ -124,13 +124,13 @@ class EsperVectorEnv(QueriedVectorEnv):
         config, num_envs = self.config, self.num_envs
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
-        self.facts = setup.facts
-        self.provenance: str = setup.provenance
+        self.facts, self.provenance, self._stories = setup.facts, setup.provenance, setup.story_task
         self.metadata = {
             **self.metadata,
             "autoreset_mode": self.autoreset_mode,
             "gamma": config.reward.gamma,
             "engine": self._engine.description,
+            "characters_per_token": self._stories.characters_per_token if self._stories else None,
         }
         self.layout = ActionLayout(self.facts.num_slots, self.facts.num_blueprints)
         self.features = {name: part for name, _, part in observation.layout(self.facts)}

@@ -16,6 +16,7 @@ from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
 from esper_env.tasks.config import TaskConfig
 from esper_env.tasks.outline import outline, outline_of
+from esper_env.tasks.stories import StoryTask
 from esper_env.tasks.task import ImageTask, Task, load_task
 
 
@@ -57,6 +58,11 @@ class Setup:
         """The task of an engine that trains on images alone."""
         assert isinstance(self.task, ImageTask), "this engine trains on images alone"
         return self.task
+
+    @property
+    def story_task(self) -> StoryTask | None:
+        """The task of a host that reads text; None for images, and for an engine that trains nothing."""
+        return self.task if isinstance(self.task, StoryTask) else None
 
 
 def resolve_device(name: str) -> torch.device:

@@ -21,6 +21,9 @@ from esper_env.tasks.windows import TextSplit
 VERSION = 1
 """Raised when any token changes."""
 
+_CLOSE = (",", ".")
+"""Words with no space before them."""
+
 _STORIES = 1
 """Keeps the random numbers of stories apart from those of procedural images."""
 
@@ -127,13 +130,16 @@ class Words:
 
     size = len(GRAMMAR.words)
     end = GRAMMAR.words.index(END)
+    characters = np.array(
+        [0 if word == END else len(word) + (word not in _CLOSE) for word in GRAMMAR.words], dtype=np.int64
+    )
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of some tokens, each sentence with a capital."""
         text = ""
         for word in (GRAMMAR.words[token] for token in tokens):
             begins = not text or text.endswith((".", END))
-            gap = "" if not text or word in (",", ".") else " "
+            gap = "" if not text or word in _CLOSE else " "
             text += gap + (word[0].upper() + word[1:] if begins else word)
         return text
 

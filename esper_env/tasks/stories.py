@@ -48,6 +48,14 @@ class StoryTask:
         """Where the tokens are."""
         return self.train.tokens.device
 
+    @property
+    def characters_per_token(self) -> float:
+        """Characters of text for each token that is predicted in the validation split."""
+        split = self.validation
+        read = split.tokens[1 : split.num_samples * split.context + 1].cpu()
+        counts = torch.bincount(read, minlength=self.code.size).numpy()
+        return float(counts @ self.code.characters) / len(read)
+
     def in_type(self, dtype: torch.dtype) -> "StoryTask":
         """The same task for networks of another type of number."""
         return replace(self, dtype=dtype)

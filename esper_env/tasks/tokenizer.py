@@ -4,7 +4,7 @@ Every text comes back from its tokens to the letter. The mark between stories is
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
@@ -31,9 +31,16 @@ class Code(Protocol):
     """Entries of the vocabulary."""
     end: int
     """Token that ends a story."""
+    characters: NDArray[np.int64]
+    """(size,): characters that each token adds to a text, 0 for the end of a story."""
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of some tokens; those that are no whole letter become U+FFFD."""
+
+
+def _begun(entries: Sequence[bytes]) -> NDArray[np.int64]:
+    """(entry,): characters of UTF-8 that begin in each of these; one that is cut counts where it begins."""
+    return np.array([sum(byte & 0xC0 != 0x80 for byte in entry) for entry in entries], dtype=np.int64)
 
 
 class Bytes:
@@ -41,6 +48,7 @@ class Bytes:
 
     size = 256
     end = 255
+    characters = _begun([bytes([byte]) for byte in range(255)] + [b""])
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text."""
@@ -71,6 +79,8 @@ class BytePairs:
         byte_of = _letters()
         entries = sorted(vocabulary, key=vocabulary.__getitem__)
         self._entries = [bytes(byte_of[letter] for letter in entry) for entry in entries]
+        told = [b"" if token == self.end else entry for token, entry in enumerate(self._entries)]
+        self.characters = _begun(told)
 
     @cached_property
     def _library(self) -> "Tokenizer":
