@@ -73,6 +73,7 @@ class TextVectorEnv(VectorEnv):
 
 
 def _refuse(name: str, value: Any, least: int, *kinds: type) -> None:
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < np.inf:
+    other = isinstance(value, bool) or not isinstance(value, kinds)
+    if other or not least <= value < np.inf:
         what = "a number" if float in kinds else "an integer"
         raise ValueError(f"{name}={value!r} is not allowed: {what} of at least {least} is")
