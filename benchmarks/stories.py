@@ -31,6 +31,8 @@ LLAMA_OVERRIDES = {
     "task.vocabulary": 512, "engine.optimizer.host_weight_decay": 0.01, "engine.optimizer.adam_beta2": 0.99,
 }  # fmt: skip
 """Of its training, with which batches of 128 windows and 1,000 batches of warm-up went."""
+QUICK = {"engine.optimizer.host_lr": 2e-3, "engine.optimizer.module_lr": 8e-3}
+"""For procedural stories and few epochs (`docs/data.md`)."""
 PUBLISHED = 1.2968
 DIFFERENCES = """
 Published: {published} on all of TinyStories, 260,032 parameters, 100,000 batches of 128 windows of 512 tokens
@@ -140,7 +142,7 @@ def _compare(
 STUDIES: dict[str, tuple[Callable[[argparse.Namespace], list[report.Result]], dict[str, Any]]] = {
     "static": (static, {"host": "gpt_small", "epochs": 150}),
     "grown": (grown, {"host": "gpt_small", "epochs": 150}),
-    "grammar": (grammar, {"host": "gpt_micro", "epochs": 100}),
+    "grammar": (grammar, {"host": "gpt_micro", "epochs": 60, "start": 0, "spacing": 0, "overrides": QUICK}),
     "published": (published, {"epochs": 150}),
 }
 """Name -> study and its own defaults."""
@@ -161,10 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "host" in defaults:
             options.add_argument("--host", choices=sorted(gpt.HOSTS), default=defaults["host"])
         if study in (grown, grammar):
-            options.add_argument("--start", type=int, default=10, help="epoch of the first planting")
-            options.add_argument("--spacing", type=int, default=5, help="epochs between two plantings")
+            options.add_argument(
+                "--start", type=int, default=defaults.get("start", 10), help="of the first planting"
+            )
+            options.add_argument(
+                "--spacing", type=int, default=defaults.get("spacing", 5), help="of plantings"
+            )
         options.add_argument("--workers", type=int, default=1, help="episodes at a time, a thread each")
-        options.add_argument("--overrides", type=json.loads, default={}, help="of every environment, JSON")
+        options.add_argument(
+            "--overrides", type=json.loads, default=defaults.get("overrides", {}), help="JSON"
+        )
     args = parser.parse_args(arguments)
     study, _ = STUDIES[args.study]
     results = study(args)

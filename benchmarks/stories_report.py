@@ -19,7 +19,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def bits(loss: float, result: Result) -> float:
-    """Bits per character of a loss in nats a token."""
+    """Bits per character of a loss in nats a token on the validation split."""
     return loss / math.log(2) / float(result["characters_per_token"])
 
 
@@ -37,8 +37,8 @@ COLUMNS: dict[str, Callable[[Result], float]] = {
     "training PFLOPs": lambda r: r["curves"]["flops"][-1] / 1e15,
     "validation loss": lambda r: r["harvest_loss"],
     "test loss": lambda r: r["test_loss"],
-    "test perplexity": lambda r: math.exp(r["test_loss"]),
-    "test bits/character": lambda r: bits(r["test_loss"], r),
+    "perplexity": lambda r: math.exp(r["harvest_loss"]),
+    "bits/character": lambda r: bits(r["harvest_loss"], r),
 }
 FORMS = {
     "parameters": "{:,.0f}",
@@ -46,8 +46,8 @@ FORMS = {
     "tokens, millions": "{:.2f}",
     "training PFLOPs": "{:.4f}",
 }
-PER_SEED = ("validation loss", "test loss", "test perplexity", "test bits/character")
-"""Columns that differ from seed to seed."""
+PER_SEED = ("validation loss", "test loss", "perplexity", "bits/character")
+"""Columns that differ from seed to seed; the last two are of the validation split."""
 
 
 def arms(results: Sequence[Result]) -> dict[str, list[Result]]:

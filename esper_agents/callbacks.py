@@ -104,7 +104,7 @@ def evaluation_tags(evaluation: Evaluation) -> Tags:
     summary = evaluation.summary()
     tags = {"eval/mean_reward": summary["total_reward"].mean, "eval/mean_ep_length": summary["length"].mean}
     tags |= {f"eval/{key}": summary[key].mean for key in EVALUATED if key in summary}
-    return tags | text_tags("eval", tags.get("eval/test_loss"), evaluation.characters_per_token)
+    return tags | text_tags("eval", tags.get("eval/harvest_loss"), evaluation.characters_per_token)
 
 
 def text_tags(group: str, loss: float | None, characters_per_token: float | None) -> Tags:
@@ -112,8 +112,8 @@ def text_tags(group: str, loss: float | None, characters_per_token: float | None
 
     Args:
         group: What comes before the slash.
-        loss: The mean over tokens, None where it was not measured.
-        characters_per_token: Of the text, None where there is none.
+        loss: The mean over the tokens of the validation split, None where it was not measured.
+        characters_per_token: Of that split, None where there is no text.
     """
     if loss is None or characters_per_token is None:
         return {}

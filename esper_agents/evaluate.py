@@ -136,8 +136,16 @@ def _play(
         over = np.flatnonzero(step.ended).tolist()
         for place, episode in zip(over, counter.add(step), strict=True):
             if place == 0 and 0 not in ended and env.render_mode:
-                shown = (env.render() or (None,))[0], env.tell(0)
+                shown = (env.render() or (None,))[0], _story(env)
             ended.setdefault(place, episode)
         if on_step:
             on_step(step)
     return [ended[place] for place in range(count)], shown
+
+
+def _story(env: EsperVectorEnv) -> str | None:
+    """What the network of the first environment tells, or why it can't: that ends no evaluation."""
+    try:
+        return env.tell(0)
+    except ValueError as error:
+        return f"(no story: {error})"

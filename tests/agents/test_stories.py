@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from esper_agents import tune
 from esper_agents.baselines import ScheduleConfig, baseline
@@ -25,7 +27,8 @@ from esper_agents.evaluate import evaluate
 from esper_agents.progress import reporter
 from esper_agents.table import table
 from esper_agents.train import train
-from esper_env import DataUnavailableError, Op, Stage
+from esper_env import DataUnavailableError, Op, Stage, register_blueprint
+from esper_env.blueprints import catalogue
 
 LEARNERS = ("esper_ppo", "recurrent_ppo", "maskable_ppo", "maskable_recurrent_ppo", "ppo")
 BASELINES = ("wait", "random", "schedule", "heuristic")
@@ -87,7 +90,7 @@ def test_the_curves_of_language_hosts_are_losses_and_a_story(tmp_path):
     assert not [tag for tag in tags if "accuracy" in tag]
     world = make_world(build({**SMALL}), 1, AutoresetMode.NEXT_STEP)
     per_token = world.envs.metadata["characters_per_token"]
-    for group, loss in (("host", "val_loss"), ("eval", "test_loss")):
+    for group, loss in (("host", "val_loss"), ("eval", "harvest_loss")):
         curves = [
             [event.value for event in events.Scalars(f"{group}/{name}")]
             for name in (loss, "perplexity", "bits_per_character")
@@ -117,6 +120,28 @@ def test_the_story_is_that_of_the_first_episodes_harvested_network():
         ended = terminated[0]
     assert found.story == env.tell(0)
     assert evaluate(baseline("wait", env), env, [4]).story != found.story
+
+
+class Untold(nn.Module):
+    """torch.fx can't write down what it does: it asks how large its batch is."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * self.weight if x.shape[0] > 1 else self.weight * x
+
+
+def test_a_network_that_can_not_be_exported_is_evaluated_all_the_same(monkeypatch):
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    register_blueprint("untold", {"transformer": lambda place: Untold(place.channels)})
+    config = build({**SMALL, "episode_length": 12})
+    env = make_world(config, 1, AutoresetMode.NEXT_STEP, "rgb_array").envs
+    agent = baseline("schedule", env, ScheduleConfig(blueprint="untold", slots=(0,)))
+    found = evaluate(agent, env, [0])
+    assert found.episodes[0].fossilized == 1
+    assert found.story.startswith("(no story: blueprint 'untold'")
 
 
 @pytest.mark.parametrize(("loss", "per_token"), [(None, 3.0), (1.0, None)])
