@@ -10,7 +10,7 @@ setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[agents,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[agents,text,dev]"
 	$(BIN)/python -m esper_env.engine.kernels
 	touch $(INSTALLED)
 
@@ -44,5 +44,5 @@ test-libraries: $(LIBRARIES)/.installed
 $(LIBRARIES)/.installed: pyproject.toml constraints-libraries.txt
 	$(PYTHON) -m venv $(LIBRARIES)
 	$(LIBRARIES)/bin/pip install --quiet --constraint constraints-libraries.txt \
-		--editable ".[rllib,torchrl,agents,dev]"
+		--editable ".[rllib,torchrl,agents,text,dev]"
 	touch $@

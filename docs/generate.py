@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import esper_env
 from esper_env import COOL_DOWN, HEADS_READ, IDS, TRANSITIONS, EsperEnv, EsperVectorEnv, Head
+from esper_env.presets import PRESETS
 
 DOCS = Path(__file__).parent
 MADE, END = "<!-- Made by docs/generate.py from esper_env/mdp/prices.py. -->", "<!-- End of what is made. -->"
@@ -82,6 +83,7 @@ def env_page(name: str) -> str:
     lines = [
         f"# {name}",
         "<!-- Made by docs/generate.py: edit the docstrings, not this file. -->",
+        inspect.getdoc(PRESETS[IDS[name]]) or "",
         f"{facts.host_params:,} parameters in the host, {facts.num_slots} slots, "
         f"an observation of {np.prod(env.observation_space.shape)} numbers "
         f"(version {esper_env.OBSERVATION_VERSION}).",

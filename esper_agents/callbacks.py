@@ -3,6 +3,7 @@
 Nothing here knows the library that trains: its callback hands in every `Step` and takes the tags out.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,9 @@ EPISODE_TAGS = {
     "host/val_accuracy": "val_accuracy",
     "host/harvest_accuracy": "harvest_accuracy",
     "host/test_accuracy": "test_accuracy",
+    "host/val_loss": "val_loss",
+    "host/harvest_loss": "harvest_loss",
+    "host/test_loss": "test_loss",
     "growth/param_ratio": "param_ratio",
     "growth/flops_ratio": "flops_ratio",
     "governor/rollbacks": "rollbacks",
@@ -35,6 +39,7 @@ class RoundReport:
 
     def __init__(self, env: EsperVectorEnv) -> None:
         self._counter, self._num_envs = EpisodeCounter(env), env.num_envs
+        self._characters = env.metadata["characters_per_token"]
         self._alpha_at = [env.features[f"slot{slot}.alpha"].start for slot in range(env.facts.num_slots)]
         self.begin()
 
@@ -64,11 +69,12 @@ class RoundReport:
         tags |= {f"actions/{op.name.lower()}_share": float(self._ops[op]) / self._steps for op in Op}
         tags["actions/invalid_share"] = self._invalid / self._steps
         tags["perf/env_steps_per_s"] = self._steps / (time.perf_counter() - self._began)
-        return tags | episode_tags(self.episodes)
+        tags |= episode_tags(self.episodes)
+        return tags | text_tags("host", tags.get("host/val_loss"), self._characters)
 
 
 def episode_tags(episodes: Sequence[Episode]) -> Tags:
-    """Means over episodes that ended: accuracies, growth, return, and the sum of each reward term."""
+    """Means over episodes that ended: accuracies, losses, growth, return, and the sum of each reward term."""
     if not episodes:
         return {}
     tags = {
@@ -86,20 +92,44 @@ def episode_tags(episodes: Sequence[Episode]) -> Tags:
     return tags
 
 
+EVALUATED = (
+    *("val_accuracy", "harvest_accuracy", "test_accuracy", "val_loss", "harvest_loss", "test_loss"),
+    *("param_ratio", "invalid_share"),
+)
+"""Figures of an evaluation that are logged."""
+
+
 def evaluation_tags(evaluation: Evaluation) -> Tags:
     """Means of an evaluation; the first two have Stable-Baselines3's names."""
     summary = evaluation.summary()
     tags = {"eval/mean_reward": summary["total_reward"].mean, "eval/mean_ep_length": summary["length"].mean}
-    keys = ("val_accuracy", "harvest_accuracy", "test_accuracy", "param_ratio", "invalid_share")
-    return tags | {f"eval/{key}": summary[key].mean for key in keys if key in summary}
+    tags |= {f"eval/{key}": summary[key].mean for key in EVALUATED if key in summary}
+    return tags | text_tags("eval", tags.get("eval/harvest_loss"), evaluation.characters_per_token)
+
+
+def text_tags(group: str, loss: float | None, characters_per_token: float | None) -> Tags:
+    """A loss in nats a token in the units of language models; none where the host reads no text.
+
+    Args:
+        group: What comes before the slash.
+        loss: The mean over the tokens of the validation split, None where it was not measured.
+        characters_per_token: Of that split, None where there is no text.
+    """
+    if loss is None or characters_per_token is None:
+        return {}
+    bits = loss / math.log(2) / characters_per_token
+    # Beyond this the exponential is no number any more.
+    return {f"{group}/perplexity": math.exp(min(loss, 700)), f"{group}/bits_per_character": bits}
 
 
 def write_evaluation(writer: SummaryWriter, evaluation: Evaluation, step: int) -> None:
-    """Its tags and the picture of its first episode."""
+    """Its tags, and of its first episode the picture and the story that the network told."""
     for tag, value in evaluation_tags(evaluation).items():
         writer.add_scalar(tag, value, step)
     if evaluation.picture is not None:
         writer.add_image("eval/episode", evaluation.picture, step, dataformats="HWC")
+    if evaluation.story is not None:
+        write_texts(writer, {"eval/story": evaluation.story}, step)
     writer.flush()
 
 

@@ -119,6 +119,7 @@ DEFAULT_ROUNDS = 20
 
 PRESETS: dict[str, dict[str, Any]] = {
     "EsperCifar-v0": {"rounds": 20, "eval_episodes": 4},
+    "EsperTinyStories-v0": {"rounds": 20, "eval_episodes": 4},
     "EsperMicro-v0": {"rounds": 50, "num_envs": 16, "eval_episodes": 8},
 }
 """Id -> what a run on it differs in from the defaults."""

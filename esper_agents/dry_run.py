@@ -14,10 +14,12 @@ from esper_agents.evaluate import evaluate
 from esper_agents.record import start_record
 from esper_agents.train import opened
 from esper_agents.trainees import make_trainee
-from esper_env import cifar10_cached
+from esper_env import cifar10_cached, tinystories_cached
 
-HORIZON, NUM_ENVS, BATCHES, IMAGES = 4, 2, 2, 512
-"""Epochs, environments, batches an epoch and procedural images of each split in the short episode."""
+HORIZON, NUM_ENVS, BATCHES, SAMPLES = 4, 2, 2, 512
+"""Epochs, environments, batches an epoch and most samples of each split in the short episode."""
+CACHED = {"cifar10": cifar10_cached, "tinystories": tinystories_cached}
+"""Data that may have to be downloaded -> whether they are there."""
 
 
 def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
@@ -36,15 +38,15 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
     opened(config, resume)
     if resume is None:
         start_record(config)
-    data, about = _data_at_hand(config)
-    config = config.model_copy(update={"data": data})
     # The null engine loads no data and builds no networks, but checks every setting.
     full = make_world(config, config.num_envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
+    data, about = _data_at_hand(config, full.envs.config.task.data)
+    config = config.model_copy(update={"data": data})
     with closing(full.envs) as envs:
         for name in config.compare:
             baseline(name, envs, config.schedule, config.seed, config.heuristic)
         lines = [*_outline(config, full), about]
-        changes = _shortened(envs.config.model_dump())
+        changes = _shortened(envs.config.model_dump(), data)
         small = make_world(
             config, min(config.num_envs, max(NUM_ENVS, config.replicas)), _mode(config), changes=changes
         )
@@ -53,32 +55,35 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
     return [*lines, "dry run: everything fits; nothing was written"]
 
 
-def _data_at_hand(config: TrainConfig) -> tuple[str, str]:
+def _data_at_hand(config: TrainConfig, wanted: str) -> tuple[str, str]:
     """Data that can be used at once, and how they compare with those that the run would use."""
-    wanted = config.wanted_data
-    if wanted not in ("auto", "cifar10"):
+    if wanted not in CACHED:
         return wanted, f"data: {wanted}"
-    if cifar10_cached(config.data_dir):
-        return "cifar10", "data: cifar10, from the cache"
-    otherwise = "; failing that, it would use procedural images" if wanted == "auto" else ""
-    return "procedural", f"data: cifar10 is not in the cache: a run would first download it{otherwise}"
+    if CACHED[wanted](config.data_dir):
+        return wanted, f"data: {wanted}, from the cache"
+    otherwise = "; failing that, it would use procedural data" if config.wanted_data == "auto" else ""
+    return "procedural", f"data: {wanted} is not in the cache: a run would first download it{otherwise}"
 
 
 def _mode(config: TrainConfig) -> AutoresetMode:
     return AutoresetMode.SAME_STEP if config.learns else AutoresetMode.NEXT_STEP
 
 
-def _shortened(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _shortened(environment: Mapping[str, Any], data: str) -> dict[str, Any]:
     """Overrides that make an episode short and its data few."""
-    engine, task = environment["engine"], environment["task"]
+    engine = environment["engine"]
+    epoch, few = BATCHES * engine["batch_size"], min(SAMPLES, engine["counterfactual_size"])
     changes = {
         "horizon": min(HORIZON, environment["horizon"]),
-        "engine.epoch_size": BATCHES * engine["batch_size"],
-        "engine.counterfactual_size": min(IMAGES, engine["counterfactual_size"]),
+        "engine.epoch_size": epoch,
+        "engine.counterfactual_size": few,
+        "task.val_size": few,
+        "task.test_size": 1,
     }
-    if task["data"] == "procedural":
-        sizes = {"train_size": changes["engine.epoch_size"], "val_size": IMAGES, "test_size": IMAGES}
-        changes |= {f"task.{name}": max(IMAGES, size) for name, size in sizes.items()}
+    if data == "procedural":
+        changes["task.train_size"] = max(SAMPLES, epoch)
+    if data == "tinystories":
+        changes["task.vocabulary"] = 256  # bytes, for which no code has to be trained and kept
     return changes
 
 

@@ -21,8 +21,9 @@ class EnvironmentConfig(BaseModel):
     env: str = "EsperCifar-v0"
     """Id of the environment."""
     data: str | None = None
-    """`auto` (real images if they are cached or can be downloaded, else procedural ones), `cifar10`,
-    `procedural`, or `folder:NAME`. Not given: `procedural` for EsperMicro-v0, `auto` for others."""
+    """`auto` (the environment's own if they are cached or can be downloaded, else procedural ones),
+    `cifar10`, `tinystories`, `procedural`, or `folder:NAME`. Not given: `procedural` for EsperMicro-v0,
+    `auto` for others."""
     data_dir: str | None = None
     """Cache folder of data sets; not given: ESPER_DATA_DIR, else ~/.cache/esper."""
     episode_length: int | None = Field(None, ge=1)
@@ -81,7 +82,7 @@ def make_world(
         FileNotFoundError: real data were asked for, but are neither cached nor downloadable.
     """
 
-    def make(data: str) -> EsperVectorEnv:
+    def make(data: str | None) -> EsperVectorEnv:
         made = gym.make_vec(
             config.env,
             num_envs=num_envs,
@@ -99,7 +100,7 @@ def make_world(
     if config.wanted_data != "auto":
         return _world(make(config.wanted_data))
     try:
-        return _world(make("cifar10"))
+        return _world(make(None))  # the environment's own
     except DataUnavailableError as missing:
         reason = str(missing).partition(" Three ways out")[0].rstrip(".")
     return _world(make("procedural"), f" (not real, because {reason})")

@@ -11,8 +11,11 @@ from esper_agents.agent import Info
 from esper_env import EsperVectorEnv, Head, Op, Stage
 
 Bools = NDArray[np.bool_]
-MEASURED = ("val_accuracy", "harvest_accuracy", "test_accuracy", "param_ratio", "flops_ratio", "rollbacks")
-"""What a record takes from the info of an episode's last step; None where it was not measured."""
+MEASURED = (
+    *("val_accuracy", "harvest_accuracy", "test_accuracy", "val_loss", "harvest_loss", "test_loss"),
+    *("param_ratio", "flops_ratio", "rollbacks"),
+)
+"""What a record takes from the info of an episode's last step; None where not measured or not finite."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Episode:
     length: int
     """Steps."""
     measured: dict[str, float | None]
-    """`MEASURED` -> figure; shares in [0, 1] and ratios to the static host."""
+    """`MEASURED` -> figure; shares in [0, 1], nats, and ratios to the static host."""
     reward_terms: dict[str, float]
     """Name -> sum over the episode."""
     ops: dict[str, int]
@@ -114,7 +117,7 @@ class EpisodeCounter:
             seed=self._seeds[env],
             total_reward=float(self._reward[env]),
             length=int(self._length[env]),
-            measured={key: None if math.isnan(value) else value for key, value in figures.items()},
+            measured={key: value if math.isfinite(value) else None for key, value in figures.items()},
             reward_terms={name: float(value[env]) for name, value in self._terms.items()},
             ops={op.name: int(self._ops[env, op]) for op in Op},
             invalid=int(self._invalid[env]),

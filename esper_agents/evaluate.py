@@ -27,6 +27,10 @@ class Evaluation:
     """One a seed, in the order of the seeds."""
     picture: Picture | None = field(default=None, repr=False)
     """The first episode, uint8 (height, width, 3), from an environment that renders."""
+    story: str | None = field(default=None, repr=False)
+    """What the network told after the first episode, where it reads text and the environment renders."""
+    characters_per_token: float | None = None
+    """Of the validation split of hosts that read text, else None."""
 
     def values(self, key: str) -> list[float]:
         """One figure of every episode in which it was measured.
@@ -59,7 +63,10 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         summary = {key: value.as_dict() for key, value in self.summary().items()}
-        return {"agent": self.agent, "summary": summary, "episodes": [e.as_dict() for e in self.episodes]}
+        text = {"characters_per_token": self.characters_per_token, "story": self.story}
+        shown = {name: value for name, value in text.items() if value is not None}
+        episodes = [e.as_dict() for e in self.episodes]
+        return {"agent": self.agent, "summary": summary, "episodes": episodes} | shown
 
 
 def evaluate(
@@ -77,12 +84,12 @@ def evaluate(
         ValueError: no seeds, or an environment with another autoreset mode.
     """
     episodes: list[Episode] = []
-    picture = None
+    shown: list[_Shown] = []
     for wave, count in waves(env, seeds):
-        played, drawn = _play(agent, env, wave, count, on_step)
+        played, of_first = _play(agent, env, wave, count, on_step)
         episodes += played
-        picture = drawn if picture is None else picture
-    return Evaluation(agent.name, episodes, picture)
+        shown.append(of_first)
+    return Evaluation(agent.name, episodes, *shown[0], env.metadata["characters_per_token"])
 
 
 def waves(env: EsperVectorEnv, seeds: Sequence[int]) -> Iterator[tuple[list[int], int]]:
@@ -109,15 +116,19 @@ def fitting(max_envs: int, episodes: int) -> int:
     return math.ceil(episodes / math.ceil(episodes / max_envs))
 
 
+_Shown = tuple[Picture | None, str | None]
+"""Picture and story of a wave's first episode."""
+
+
 def _play(
     agent: Agent, env: EsperVectorEnv, seeds: Sequence[int], count: int, on_step: OnStep | None
-) -> tuple[list[Episode], Picture | None]:
+) -> tuple[list[Episode], _Shown]:
     """One episode in each environment, of which the first `count` are wanted."""
     obs, info = env.reset(seed=seeds)
     counter, memory = EpisodeCounter(env), agent.begin(seeds)
     counter.begin(list(seeds))
     ended: dict[int, Episode] = {}
-    picture = None
+    shown: _Shown = (None, None)
     while len(ended) < env.num_envs:
         actions, memory = agent.act(obs, info, memory)
         obs, rewards, terminated, truncated, info = env.step(actions)
@@ -125,8 +136,16 @@ def _play(
         over = np.flatnonzero(step.ended).tolist()
         for place, episode in zip(over, counter.add(step), strict=True):
             if place == 0 and 0 not in ended and env.render_mode:
-                picture = (env.render() or (None,))[0]
+                shown = (env.render() or (None,))[0], _story(env)
             ended.setdefault(place, episode)
         if on_step:
             on_step(step)
-    return [ended[place] for place in range(count)], picture
+    return [ended[place] for place in range(count)], shown
+
+
+def _story(env: EsperVectorEnv) -> str | None:
+    """What the network of the first environment tells, or why it can't: that ends no evaluation."""
+    try:
+        return env.tell(0)
+    except ValueError as error:
+        return f"(no story: {error})"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -70,7 +71,7 @@ class Lines:
 
 
 class Bar:
-    """A bar with steps a second, host accuracy and episode return. See `Reporter`."""
+    """A bar with steps a second, host accuracy (or loss) and episode return. See `Reporter`."""
 
     def __init__(self, total: int, done: int, stream: TextIO) -> None:
         self._bar = Progress(
@@ -88,8 +89,7 @@ class Bar:
             return
         self._shown = now
         rate = (done - self._done_before) / (now - self._began)
-        accuracy = step.measured("val_accuracy").mean()
-        text = f"{rate:.1f} steps/s  host {accuracy:.1%}{self._figures}"
+        text = f"{rate:.1f} steps/s{_host(step)}{self._figures}"
         self._bar.update(self._task, completed=done, figures=text)
 
     def round(self, number: int, done: int, tags: Mapping[str, float]) -> None:
@@ -110,10 +110,17 @@ class Bar:
         self._bar.stop()
 
 
+def _host(step: Step) -> str:
+    """How good the networks are, by the accuracy where there is one."""
+    accuracy, loss = step.measured("val_accuracy").mean(), step.measured("val_loss").mean()
+    return f"  host loss {loss:.3f}" if np.isnan(accuracy) else f"  host {accuracy:.1%}"
+
+
 def _figures(tags: Mapping[str, float]) -> str:
+    host = ("host/val_accuracy", "host {:.1%}")
     shown = (
         ("charts/episodic_return", "return {:.2f}"),
-        ("host/val_accuracy", "host {:.1%}"),
+        host if host[0] in tags else ("host/val_loss", "host loss {:.3f}"),
         ("perf/env_steps_per_s", "{:.1f} steps/s"),
     )
     return "".join(f", {form.format(tags[tag])}" for tag, form in shown if tag in tags)

@@ -1,6 +1,6 @@
 """Esper: environments in which an agent grows a neural network while it trains.
 
-Importing the package registers `EsperCifar-v0` and `EsperMicro-v0` with Gymnasium.
+Importing the package registers `EsperCifar-v0`, `EsperTinyStories-v0` and `EsperMicro-v0` with Gymnasium.
 """
 
 from esper_env.blueprints.catalogue import register_blueprint
@@ -18,6 +18,7 @@ from esper_env.mdp.reward import StepChange
 from esper_env.registration import IDS, one_thread_per_forked_worker, register
 from esper_env.tasks.cifar10 import cached as cifar10_cached
 from esper_env.tasks.folder import DataUnavailableError
+from esper_env.tasks.tinystories import cached as tinystories_cached
 from esper_env.vector_env import EsperVectorEnv
 from esper_env.wrappers import MaskInObservation, MaskInVectorObservation
 
@@ -56,4 +57,5 @@ __all__ = [
     "observation_layout",
     "register_blueprint",
     "register_reward_term",
+    "tinystories_cached",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from esper_env.engine.engine import EngineConfig
-from esper_env.hosts.cnn import HOSTS
+from esper_env.hosts.build import host_kind
 from esper_env.hosts.host import HostConfig
 from esper_env.mdp.attribution import AttributionConfig
 from esper_env.mdp.gates import GateConfig
@@ -42,8 +42,7 @@ class EsperConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_host(self) -> Self:
-        if self.host.name not in HOSTS:
-            raise ValueError(f"host={self.host.name!r} is not known, the hosts are {sorted(HOSTS)}")
+        host_kind(self.host.name)
         return self
 
 

@@ -1,6 +1,6 @@
 """One network: the vector environment with `num_envs=1`, its axis taken off."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -37,6 +37,9 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     says so.
 
     ## Rewards
+    Quality is validation accuracy; for hosts that read text, which have no accuracies, it is
+    1 - loss / ln(vocabulary).
+
     A sum of named terms times prices; `reward` chooses the prices. `dense`: 100 times the gain in
     validation quality, less rent for the size of the modules and for compute, churn of alpha, the cost of
     ops and of rollbacks, plus shaping that sums to the same for every life; at the end 100 times what the
@@ -55,7 +58,7 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     `terminated` when the horizon is over, after the epoch that spends the compute budget, or with the third
     panic of the governor: all three are observed. `truncated` only by limits set from outside; a truncated
     episode is not harvested. At the end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`,
-    `test_loss`, `param_ratio`, `flops_ratio` and `rollbacks`.
+    `test_loss` (accuracies of images alone), `param_ratio`, `flops_ratio` and `rollbacks`.
 
     ## Governor
     After each epoch the governor looks for a network that broke: a loss, weight or gradient that is not
@@ -67,6 +70,12 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     `get_state` copies everything about the episode and `set_state` goes on from there, as often as one
     likes, in this environment or another of the same configuration: the same actions then bring the same
     bits. `export` gives the harvested network as a plain torch module that needs nothing of this package.
+
+    ## Text
+    A host that reads text predicts the next token after each of a window. Losses are means over tokens, in
+    nats; divided by ln 2 and by `env.metadata["characters_per_token"]`, which is that of the validation
+    split, they are bits per character. `tell` lets the harvested network tell a story, and `decode` turns
+    tokens into text.
 
     ## Arguments
     Those of `EsperVectorEnv` but for `num_envs` and `autoreset_mode`, which belong to
@@ -90,7 +99,8 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
                 )
         self._envs = EsperVectorEnv(1, preset, autoreset_mode=AutoresetMode.DISABLED, **arguments)
         self.render_mode = self._envs.render_mode
-        self.metadata = {**self.metadata, "gamma": self._envs.metadata["gamma"]}
+        told = {name: self._envs.metadata[name] for name in ("gamma", "characters_per_token")}
+        self.metadata = {**self.metadata, **told}
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
         for name in ("config", "facts", "features", "layout", "provenance"):
@@ -148,6 +158,14 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     def export(self) -> nn.Module:
         """The network with its fossils alone, by itself; see `EsperVectorEnv.export`."""
         return self._envs.export(0)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of some tokens; see `EsperVectorEnv.decode`."""
+        return self._envs.decode(tokens)
+
+    def tell(self, tokens: int = 200, temperature: float = 0.8, seed: int = 0) -> str | None:
+        """A story that the network tells, None if it reads no text; see `EsperVectorEnv.tell`."""
+        return self._envs.tell(0, tokens, temperature, seed)
 
     def close(self) -> None:
         """Free the network."""

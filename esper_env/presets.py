@@ -44,7 +44,32 @@ def micro() -> EsperConfig:
     )
 
 
-PRESETS = {"cifar": cifar, "micro": micro}
+def stories() -> EsperConfig:
+    """`EsperTinyStories-v0`: the host gpt_small on TinyStories, 150 epochs of 256 windows of 256 tokens.
+
+    Host and modules descend by AdamW. Stories are tokens of a byte-pair code of 4,096 entries; with
+    `data="procedural"` they are words of a grammar of known entropy.
+    """
+    return override(
+        EsperConfig(),
+        {
+            "host.name": "gpt_small",
+            "task.data": "tinystories",
+            "engine.name": "reference",
+            "engine.epoch_size": 256,
+            "engine.batch_size": 32,
+            "engine.counterfactual_size": 64,
+            "engine.optimizer.host_optimizer": "adamw",
+            "engine.optimizer.host_lr": 1e-3,
+            "engine.optimizer.host_weight_decay": 0.1,
+            "engine.optimizer.module_optimizer": "adamw",
+            "engine.optimizer.module_lr": 1e-3,
+            "engine.optimizer.warmup_steps": 100,
+        },
+    )
+
+
+PRESETS = {"cifar": cifar, "micro": micro, "stories": stories}
 """By the name that the registration uses."""
 
 

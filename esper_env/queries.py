@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import nn
 
@@ -17,7 +17,6 @@ from esper_env.contracts.action import ActionLayout
 from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.state import GameState
 from esper_env.engine.build import engine_name
-from esper_env.engine.engine import Engine
 from esper_env.engine.precision import own_modes
 from esper_env.engine.state import (
     FLAGS,
@@ -33,6 +32,7 @@ from esper_env.mdp import infos, masks, record
 from esper_env.mdp.episode import EpisodeSeeds
 from esper_env.mdp.masks import Masks
 from esper_env.render import EpisodeTrace
+from esper_env.texts import TextVectorEnv
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -45,7 +45,7 @@ NOT_COMPARED = (
 """Fields of the configuration that may differ between the environments that exchange a state."""
 
 
-class QueriedVectorEnv(VectorEnv):
+class QueriedVectorEnv(TextVectorEnv):
     """The questions that `EsperVectorEnv` answers; it holds what they are answered from."""
 
     config: EsperConfig
@@ -56,7 +56,6 @@ class QueriedVectorEnv(VectorEnv):
     """Sizes of the action's heads."""
     autoreset_mode: AutoresetMode
     """What follows the end of an episode."""
-    _engine: Engine
     _state: GameState
     _masks: Masks
     _terms: tuple[str, ...]
@@ -217,8 +216,8 @@ class QueriedVectorEnv(VectorEnv):
         """The network of one environment as the harvest would leave it, made of torch's own parts alone.
 
         It maps uint8 images (batch, height, width, channels), as data sets store them, to logits (batch,
-        classes): to the last bit those of the environment in batches of the same size. It is a copy, in eval
-        mode, on the environment's device.
+        classes), or int64 tokens (batch, token) to logits (batch, token, vocabulary): to the last bit those
+        of the environment in batches of the same size. It is a copy, in eval mode, on its device.
 
         Args:
             env: Index of the environment.

@@ -5,7 +5,7 @@ import os
 import gymnasium as gym
 import torch
 
-IDS = {"EsperCifar-v0": "cifar", "EsperMicro-v0": "micro"}
+IDS = {"EsperCifar-v0": "cifar", "EsperTinyStories-v0": "stories", "EsperMicro-v0": "micro"}
 """Id -> preset."""
 
 

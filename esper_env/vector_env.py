@@ -48,13 +48,14 @@ class EsperVectorEnv(QueriedVectorEnv):
 
     Args:
         num_envs: Number of environments.
-        preset: What the other arguments change: `cifar` or `micro`.
-        host: Network to grow: `baseline`, `deep`, `blind`, `impaired`, `minimal` or `micro`.
+        preset: What the other arguments change: `cifar`, `stories` or `micro`.
+        host: Network to grow: for images `baseline`, `deep`, `blind`, `impaired`, `minimal` or `micro`, for
+            text `gpt`, `gpt_small` or `gpt_micro`.
         slots: None for the host's default places, a number of slots, or a list of place names.
         horizon: Epochs of an episode.
         epoch_size: Training samples an epoch, a multiple of `batch_size`; `full` for the train split.
         batch_size: Training samples a batch.
-        data: `cifar10`, `procedural`, or `folder:NAME`.
+        data: `cifar10`, `tinystories`, `procedural` (images or stories, as the host reads), or `folder:NAME`.
         data_dir: Cache folder of data sets; None for ESPER_DATA_DIR, else `~/.cache/esper`.
         reward: `dense`, `sparse`, `economy`, or a dictionary of prices by term; the rest is free then.
         gates: `permissive` or `strict`.
@@ -123,13 +124,13 @@ class EsperVectorEnv(QueriedVectorEnv):
         config, num_envs = self.config, self.num_envs
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
-        self.facts = setup.facts
-        self.provenance: str = setup.provenance
+        self.facts, self.provenance, self._stories = setup.facts, setup.provenance, setup.story_task
         self.metadata = {
             **self.metadata,
             "autoreset_mode": self.autoreset_mode,
             "gamma": config.reward.gamma,
             "engine": self._engine.description,
+            "characters_per_token": self._stories.characters_per_token if self._stories else None,
         }
         self.layout = ActionLayout(self.facts.num_slots, self.facts.num_blueprints)
         self.features = {name: part for name, _, part in observation.layout(self.facts)}
@@ -201,7 +202,6 @@ class EsperVectorEnv(QueriedVectorEnv):
         valid = self._masks.legal(asked) | resetting
         self._refuse_illegal(asked, valid)
         self._begin(resetting, [None] * self.num_envs)
-
         self._unready[:] = True  # an error in the middle of the step leaves nothing to go on with
         terms, end = self._play(asked.only(valid & ~resetting), valid, ~resetting)
         obs = self._observe()

@@ -60,7 +60,7 @@ class Work:
         standard = PRESETS[self.preset]()
         epoch_size = self.batches * standard.engine.batch_size
         share = epoch_size / int(standard.engine.epoch_size)
-        measured = round(share * standard.task.val_size)
+        measured = round(share * standard.task.sizes("image")[1])
         overrides: dict[str, Any] = {
             "task.train_size": TRAIN_SIZE,
             "task.val_size": measured,

@@ -10,14 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esper_agents.agent import Info
 from esper_agents.baselines.moves import WAIT, Action, SpeedName, StyleName, TempoName, germinate, prune
+from esper_agents.baselines.preference import ranks
 from esper_agents.baselines.reading import Bools, Floats, Ints, Reader, Reading
 from esper_env import EsperVectorEnv, Op, Stage, encode
 
-PREFERENCE = (
-    *("conv_heavy", "conv_light", "bottleneck", "depthwise", "conv_small"),
-    *("mlp", "mlp_small", "attention", "flex_attention", "lora_large", "lora", "norm"),
-)
-"""What is tried first, where several blueprints fit; those that are not named here come last."""
 MOST_EPOCHS = 4
 """Steps from one epoch to the next that the observation's history of five allows."""
 WAITS_FOR_MORE = (Stage.GERMINATED, Stage.TRAINING, Stage.HOLDING)
@@ -185,12 +181,11 @@ class HeuristicAgent:
 
 
 def _ranks(preference: Sequence[str] | None, blueprints: Sequence[str]) -> Floats:
-    """(blueprint,): place in the order of preference, infinite for what is not to be planted."""
+    """As `ranks`, of names that are known."""
     unknown = [name for name in preference or () if name not in blueprints[1:]]
     if unknown:
         raise ValueError(f"heuristic.preference: {unknown} are not known, only {list(blueprints[1:])} are")
-    order = [*preference] if preference is not None else [*PREFERENCE, *blueprints[1:]]
-    return np.array([order.index(name) if name in order else np.inf for name in blueprints])
+    return ranks(preference, blueprints)
 
 
 def _where(envs: Bools, one: Memory, other: Memory) -> Memory:

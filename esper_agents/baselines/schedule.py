@@ -20,7 +20,8 @@ from esper_agents.baselines.moves import (
     germinate,
     raise_alpha,
 )
-from esper_env import ActionLayout, EsperVectorEnv, Head, Op, encode
+from esper_agents.baselines.preference import preferred
+from esper_env import ActionLayout, EsperVectorEnv, Head, HostFacts, Op, encode
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -31,8 +32,8 @@ class ScheduleConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    blueprint: str = "conv_heavy"
-    """Name of the blueprint planted in every chosen slot."""
+    blueprint: str | None = None
+    """Name of the blueprint planted in every chosen slot; None for conv_heavy where it fits, or mlp."""
     blueprints: tuple[str, ...] | None = None
     """One for each chosen slot; None for `blueprint` in all."""
     slots: tuple[int, ...] | None = None
@@ -89,12 +90,13 @@ class ScheduleAgent:
     Args:
         config: The plan.
         layout: Sizes of the heads.
-        blueprints: Names, in the order of the action's blueprint index.
+        facts: Names of the blueprints, and where they fit.
         epoch: Where the observation shows the share of the horizon that is over.
         horizon: Epochs of an episode.
 
     Raises:
-        ValueError: a blueprint or slot that does not exist, or another number of entries than of slots.
+        ValueError: a blueprint or slot that does not exist, a blueprint that does not fit its slot, or
+            another number of entries than of slots.
     """
 
     name = "schedule"
@@ -103,19 +105,19 @@ class ScheduleAgent:
         self,
         config: ScheduleConfig,
         layout: ActionLayout,
-        blueprints: Sequence[str],
+        facts: HostFacts,
         epoch: slice,
         horizon: int,
     ) -> None:
         self.config, self._layout, self._epoch, self._horizon = config, layout, epoch, horizon
         slots = _slots(config, layout.num_slots)
         self._due = _due(config, slots)
-        self._blueprint = _planned(config, slots, blueprints)
+        self._blueprint = _planned(config, slots, facts)
 
     @classmethod
     def of(cls, config: ScheduleConfig, env: EsperVectorEnv) -> Self:
         """The agent for an environment."""
-        return cls(config, env.layout, env.facts.blueprints, env.features["epoch"], env.config.horizon)
+        return cls(config, env.layout, env.facts, env.features["epoch"], env.config.horizon)
 
     def begin(self, seeds: Sequence[int]) -> Progress:
         """See `Agent`."""
@@ -184,15 +186,28 @@ def _due(config: ScheduleConfig, slots: Sequence[int]) -> Mapping[int, int]:
     return dict(zip(slots, epochs, strict=True))
 
 
-def _planned(config: ScheduleConfig, slots: Sequence[int], known: Sequence[str]) -> Mapping[int, int]:
+def _planned(config: ScheduleConfig, slots: Sequence[int], facts: HostFacts) -> Mapping[int, int]:
     """Slot -> index of the blueprint that is planted there."""
-    if config.blueprints is None:
-        name, names = "blueprint", (config.blueprint,) * len(slots)
-    else:
-        name, names = "blueprints", config.blueprints
+    name, names = _named(config, slots, facts)
+    known = facts.blueprints
     unknown = sorted(set(names) - set(known[1:]))
     if unknown:
         raise ValueError(f"schedule.{name}: {unknown} are not known, only {list(known[1:])} are")
     if len(names) != len(slots):
         raise ValueError(f"schedule.{name}={list(names)} has {len(names)} entries for {len(slots)} slots")
-    return {slot: known.index(blueprint) for slot, blueprint in zip(slots, names, strict=True)}
+    planned = {slot: known.index(blueprint) for slot, blueprint in zip(slots, names, strict=True)}
+    for slot, blueprint in planned.items():
+        if not facts.fits[slot, blueprint]:
+            fitting = [known[index] for index in np.flatnonzero(facts.fits[slot])]
+            where = f"slot {slot} ({facts.places[slot].name})"
+            raise ValueError(f"schedule.{name}: {known[blueprint]!r} does not fit {where}, only {fitting} do")
+    return planned
+
+
+def _named(config: ScheduleConfig, slots: Sequence[int], facts: HostFacts) -> tuple[str, tuple[str, ...]]:
+    """The field that decides, and a name for each slot."""
+    if config.blueprints is not None:
+        return "blueprints", config.blueprints
+    if config.blueprint is not None:
+        return "blueprint", (config.blueprint,) * len(slots)
+    return "blueprint", tuple(preferred(facts, slot) for slot in slots)

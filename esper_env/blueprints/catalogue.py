@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from esper_env.blueprints import transformer
 from esper_env.blueprints.attention import attention
 from esper_env.blueprints.conv import bottleneck, conv_heavy, conv_light, conv_small, depthwise
 from esper_env.blueprints.norm import norm
@@ -53,21 +54,20 @@ class Blueprint:
         return place.family in self.builders
 
 
-# The transformer's builders, which 8 to 12 consist of, come with the language host.
 CATALOGUE: tuple[Blueprint, ...] = (
     Blueprint("noop"),
     Blueprint("conv_light", {"cnn": conv_light}),
-    Blueprint("attention", {"cnn": attention}),
-    Blueprint("norm", {"cnn": norm}),
+    Blueprint("attention", {"cnn": attention, "transformer": transformer.attention}),
+    Blueprint("norm", {"cnn": norm, "transformer": transformer.norm}),
     Blueprint("depthwise", {"cnn": depthwise}),
     Blueprint("bottleneck", {"cnn": bottleneck}),
     Blueprint("conv_small", {"cnn": conv_small}),
     Blueprint("conv_heavy", {"cnn": conv_heavy}),
-    Blueprint("lora"),
-    Blueprint("lora_large"),
-    Blueprint("mlp_small"),
-    Blueprint("mlp"),
-    Blueprint("flex_attention"),
+    Blueprint("lora", {"transformer": transformer.lora}),
+    Blueprint("lora_large", {"transformer": transformer.lora_large}),
+    Blueprint("mlp_small", {"transformer": transformer.mlp_small}),
+    Blueprint("mlp", {"transformer": transformer.mlp}),
+    Blueprint("flex_attention", {"transformer": transformer.flex_attention}),
 )
 """The built-in blueprints. Append only."""
 

@@ -1,15 +1,16 @@
 """Measuring a network: validation, its variants without some modules, and whether it is finite."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
+from esper_env.engine.objective import sample_scores
 from esper_env.slots.grown import GrownModel
 from esper_env.tasks.loader import evaluation_batches
-from esper_env.tasks.task import ImageTask, Split
+from esper_env.tasks.task import Split, Task
+from esper_env.tasks.windows import TextSplit
 
 
 class Measured(NamedTuple):
@@ -27,12 +28,12 @@ class Measured(NamedTuple):
 @torch.no_grad()
 def predict(
     model: GrownModel,
-    task: ImageTask,
-    split: Split,
+    task: Task,
+    split: Split | TextSplit,
     limit: int | None = None,
     without: frozenset[int] = frozenset(),
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy in nats and correctness (0 or 1) of the first `limit` samples, both float32 (sample,).
+    """Cross-entropy in nats and correctness (0 or 1, NaN for texts) of the first `limit` samples, (sample,).
 
     Args:
         model: put into eval mode.
@@ -43,18 +44,18 @@ def predict(
     """
     model.eval()
     batches = evaluation_batches(task, split, limit)
-    losses, correct = torch.cat([_scores(model(x, without=without), y) for x, y in batches], dim=1)
+    losses, correct = torch.cat([sample_scores(model(x, without=without), y) for x, y in batches], dim=1)
     return losses, correct
 
 
-def summary(model: GrownModel, task: ImageTask, split: Split) -> torch.Tensor:
+def summary(model: GrownModel, task: Task, split: Split | TextSplit) -> torch.Tensor:
     """Mean loss in nats and accuracy in [0, 1] on a whole split, float64 (2,)."""
     return torch.stack(predict(model, task, split)).double().mean(dim=1)
 
 
 @torch.no_grad()
 def measure(
-    model: GrownModel, task: ImageTask, live: Collection[int], subsets: Sequence[int], size: int
+    model: GrownModel, task: Task, live: Collection[int], subsets: Sequence[int], size: int
 ) -> Measured:
     """Validate the network, and its variants on the way.
 
@@ -83,8 +84,10 @@ def measure(
     for column, subset in enumerate(subsets):
         if subset >= 0:
             means[:, column] = _means(scores[subset])
-    rest = [_scores(model(x), y) for x, y in _beyond(task, size)]
-    return Measured(_means(scores[whole] + rest), means, seconds)
+    if size < task.validation.num_samples:
+        beyond = evaluation_batches(task, task.validation.after(size))
+        scores[whole] += [sample_scores(model(x), y) for x, y in beyond]
+    return Measured(_means(scores[whole]), means, seconds)
 
 
 @torch.no_grad()
@@ -101,25 +104,12 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack(torch._foreach_norm(kept, torch.inf)).isfinite().all()
 
 
-def _scores(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(2, sample): cross-entropy in nats and correctness, in the type of the logits."""
-    losses = F.cross_entropy(logits, y, reduction="none")
-    return torch.stack([losses, (logits.argmax(dim=1) == y).to(losses.dtype)])
-
-
 def _add(
     scores: dict[int, list[torch.Tensor]], y: torch.Tensor, variants: Iterable[tuple[int, torch.Tensor]]
 ) -> None:
     for subset, logits in variants:
-        scores[subset].append(_scores(logits, y))
+        scores[subset].append(sample_scores(logits, y))
 
 
 def _means(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts, dim=1).double().mean(dim=1)
-
-
-def _beyond(task: ImageTask, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of the validation samples after the first `size`."""
-    images, labels = task.validation
-    if size < len(labels):
-        yield from evaluation_batches(task, Split(images[size:], labels[size:]))

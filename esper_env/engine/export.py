@@ -9,10 +9,10 @@ from torch import fx, nn
 from esper_env.engine.life import Life
 from esper_env.slots.grown import Graft, GrownModel
 from esper_env.tasks.loader import evaluation_batches
-from esper_env.tasks.task import ImageTask
+from esper_env.tasks.task import ImageTask, Task
 
 _CHECKED = 8
-"""Images on which an exported network must agree with what it was made from."""
+"""Samples on which an exported network must agree with what it was made from."""
 
 
 class _Standardized(nn.Module):
@@ -40,24 +40,42 @@ class _Standardized(nn.Module):
         return logits
 
 
-def exported(life: Life, task: ImageTask) -> fx.GraphModule:
+class _Reading(nn.Module):
+    """A network that reads tokens, as a module of one argument.
+
+    Args:
+        network: from int64 (batch, token) to logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Int64 (batch, token) -> logits (batch, token, vocabulary)."""
+        logits: torch.Tensor = self.network(tokens)
+        return logits
+
+
+def exported(life: Life, task: Task) -> fx.GraphModule:
     """The network of a life as the harvest would leave it: see `export`."""
     fossils = {slot: life.planted[slot].blueprint.name for slot in life.fossils}
     with life.drawing():
         return export(life.model, fossils, task)
 
 
-def export(model: GrownModel, fossils: Mapping[int, str], task: ImageTask) -> fx.GraphModule:
+def export(model: GrownModel, fossils: Mapping[int, str], task: Task) -> fx.GraphModule:
     """The network with its fossils alone, traced down to parts of torch.nn (J. Reed et al., torch.fx, 2022).
 
     Args:
         model: stays as it is.
         fossils: slot -> name of its blueprint.
-        task: for the normalization, and for images to check the result with.
+        task: for the normalization, and for samples to check the result with.
 
     Returns:
-        uint8 images (batch, height, width, channels), as data sets store them -> logits (batch, classes);
-        in eval mode, on the task's device.
+        uint8 images (batch, height, width, channels), as data sets store them -> logits (batch, classes), or
+        int64 tokens (batch, token), at most a context of them -> logits (batch, token, vocabulary); in eval
+        mode, on the task's device.
 
     Raises:
         ValueError: a blueprint whose forward pass can't be traced, or that computes something else then.
@@ -71,8 +89,8 @@ def export(model: GrownModel, fossils: Mapping[int, str], task: ImageTask) -> fx
             _refuse_untraceable(graft, fossils[slot], harvested.place(slot).name)
     with torch.no_grad():
         x, _ = next(evaluation_batches(task, task.validation, _CHECKED))
-        network = _traced(_Standardized(harvested, task))
-        logits = network(task.validation.images[:_CHECKED])
+        network, raw = _with_its_input(harvested, x, task)
+        logits = network(raw)
         if not torch.allclose(logits, harvested(x), rtol=1e-3, atol=1e-4, equal_nan=True):
             names = sorted(set(fossils.values()))
             raise ValueError(
@@ -80,6 +98,13 @@ def export(model: GrownModel, fossils: Mapping[int, str], task: ImageTask) -> fx
                 "compute the same in every pass"
             )
     return network
+
+
+def _with_its_input(model: GrownModel, x: torch.Tensor, task: Task) -> tuple[fx.GraphModule, torch.Tensor]:
+    """The network as users get it, and what it has to be given to read x, the first samples of validation."""
+    if isinstance(task, ImageTask):
+        return _traced(_Standardized(model, task)), task.validation.images[: len(x)]
+    return _traced(_Reading(model)), x
 
 
 def _traced(module: nn.Module) -> fx.GraphModule:

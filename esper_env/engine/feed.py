@@ -7,40 +7,36 @@ import torch
 from torch import Tensor
 
 from esper_env.engine.kernels.kernels import Kernels
-from esper_env.tasks.loader import augmentation, normalization, order
-from esper_env.tasks.task import ImageTask
+from esper_env.tasks import loader
+from esper_env.tasks.stories import StoryTask
+from esper_env.tasks.task import Task
 
 
-def plan(task: ImageTask, seeds: Sequence[int], epochs: Sequence[int], epoch_size: int) -> Tensor:
+def plan(task: Task, seeds: Sequence[int], epochs: Sequence[int], epoch_size: int) -> Tensor:
     """What each row reads in an epoch, as `tasks.loader.train_batches` would: int64 (1 or 4, row, sample).
 
     Sample indices, and where images are augmented also row offset, column offset and mirror of the crop.
 
     Args:
-        task: images on the device.
+        task: samples on the device.
         seeds: (row,), episode seeds.
         epochs: (row,), 0 for the first epoch after reset.
         epoch_size: stream entries an epoch.
     """
-    augmented = bool(task.crop_padding or task.flip)
     starts = [epoch * epoch_size for epoch in epochs]
-    rows = [_row(task, seed, start, epoch_size, augmented) for seed, start in zip(seeds, starts, strict=True)]
+    rows = [loader.plan(task, seed, start, epoch_size) for seed, start in zip(seeds, starts, strict=True)]
     return torch.from_numpy(np.stack(rows, axis=1)).to(task.device)
 
 
-def batch(task: ImageTask, kernels: Kernels, part: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples of a part of a plan: x (row, sample, height, width, channel), y int64 (row, sample)."""
+def batch(task: Task, kernels: Kernels, part: Tensor) -> tuple[Tensor, Tensor]:
+    """The samples of a part of a plan, (x, y).
+
+    Images: x (row, sample, height, width, channel), y int64 (row, sample). Stories: x and y int64 (row,
+    sample, token).
+    """
+    if isinstance(task, StoryTask):
+        return task.train.windows(part[0])
     crop = (part[1], part[2], part[3]) if len(part) > 1 else None
-    shift, scale = normalization(task)
+    shift, scale = loader.normalization(task)
     x = kernels.images(task.train.images, part[0], crop, task.crop_padding, shift, scale)
     return x, task.train.labels.index_select(0, part[0].flatten()).view_as(part[0])
-
-
-def _row(
-    task: ImageTask, seed: int, start: int, count: int, augmented: bool
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """(1 or 4, sample): indices, and offsets and mirror of the crop."""
-    rows = [order(seed, start, count, task.train.num_samples)]
-    if augmented:
-        rows += augmentation(seed, start, count, task.train.num_samples, task.crop_padding, task.flip)
-    return np.stack(rows)

@@ -54,7 +54,7 @@ class FusedEngine:
         self.rows_at_once = rows_at_once(setup)
         """Most environments that are computed side by side."""
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
-        self._setup, self._task, self._num_envs = setup, setup.loaded_task, num_envs
+        self._setup, self._task, self._num_envs = setup, setup.image_task, num_envs
         config = setup.config
         self.kernels = choose(config.kernels, self._task.device, config.precision)
         self.description = f"fused, {self.kernels.name} kernels, {config.precision}"

@@ -1,10 +1,11 @@
 """What everything costs: FLOPs by formula, and the facts about a host that the rules read.
 
-Conventions: 2 FLOPs a multiply-add. Convolutions and linear layers count; norms, activations, pools, biases
-and optimizers count 0, as in torch's own `torch.utils.flop_counter`. A layer's gradient with respect to its
-weight and the one with respect to its input cost as much as its forward pass each, and only what autograd
-computes is counted. torch's counter agrees but for the weight gradient of grouped convolutions, which it
-takes for a dense one.
+Conventions: 2 FLOPs a multiply-add. Convolutions, linear layers and products of activations count, those of
+attention in full, whatever its mask hides; embeddings, norms, activations, pools, biases and optimizers count
+0, as in torch's own `torch.utils.flop_counter`. A layer's gradient with respect to its weight and the one
+with respect to its input cost as much as its forward pass each, and only what autograd computes is counted.
+torch's counter agrees but for the weight gradient of grouped convolutions, which it takes for a dense one,
+and for attention kernels that it does not know or that repeat a product in the backward pass.
 """
 
 import copy
@@ -101,12 +102,12 @@ def gate_cost(place: Place) -> Cost:
 
 def host_flops(host: Host) -> int:
     """Training FLOPs of the host alone, per sample."""
-    return training_flops(host, torch.empty(_BATCH, *host.input_shape, device="meta")) // _BATCH
+    return training_flops(host, host.sample(_BATCH)) // _BATCH
 
 
 def segment_flops(host: Host) -> tuple[int, ...]:
     """Forward FLOPs of each of the host's segments, per sample."""
-    x, flops = torch.empty(_BATCH, *host.input_shape, device="meta"), []
+    x, flops = host.sample(_BATCH), []
     with torch.no_grad():
         for segment in copy.deepcopy(host).to("meta").segments:
             flops.append(forward_flops(segment, x) // _BATCH)

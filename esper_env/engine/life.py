@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from esper_env.contracts.action import Style
@@ -18,6 +17,7 @@ from esper_env.engine.engine import SECONDS
 from esper_env.engine.evaluate import Measured, all_finite, measure, summary
 from esper_env.engine.ledger import variant_flops
 from esper_env.engine.measures import TRAINED_SLOTS
+from esper_env.engine.objective import correct, mean_loss
 from esper_env.engine.optimizer import (
     GradientMeter,
     OptimizerConfig,
@@ -36,7 +36,7 @@ from esper_env.tasks.loader import train_batches
 HOST = -1
 """Stands for the host where parts of a network are named by their slot."""
 
-Part = tuple[nn.Module, list[torch.optim.SGD]]
+Part = tuple[nn.Module, list[torch.optim.Optimizer]]
 """Something that is trained, and its optimizers."""
 
 
@@ -92,7 +92,7 @@ class Life:
         self.planted[slot] = planted
         return planted
 
-    def _optimizers(self, module: nn.Module) -> list[torch.optim.SGD]:
+    def _optimizers(self, module: nn.Module) -> list[torch.optim.Optimizer]:
         parameters = list(module.parameters())
         return [module_optimizer(parameters, self._config.optimizer)] if parameters else []
 
@@ -174,26 +174,27 @@ class Life:
 
     def _train(self) -> tuple[torch.Tensor, torch.Tensor]:
         optimizer, epoch_size = self._config.optimizer, self._setup.epoch_size
-        self._set_lr(optimizer, optimizer.factor(self.epochs, self._setup.horizon))
+        annealed = optimizer.factor(self.epochs, self._setup.horizon)
         learners = {slot: planted for slot, planted in sorted(self.planted.items()) if planted.trains}
         meters = {slot: GradientMeter(planted.parameters) for slot, planted in learners.items()}
         host_meter = GradientMeter(self._host_parameters)
         totals = torch.zeros(2, device=self._task.device, dtype=self._task.dtype)
         self.model.train()
         batch_size = self._config.batch_size
-        last = epoch_size // batch_size - 1
+        steps = epoch_size // batch_size
         batches = train_batches(self._task, self._seed, self.epochs, epoch_size, batch_size)
         for index, (x, y) in enumerate(batches):
+            self._set_lr(optimizer, annealed * optimizer.warmth(self.epochs * steps + index))
             with self._precision():
-                logits = self.model(x, record=index == last)
-                loss = F.cross_entropy(logits, y)
+                logits = self.model(x, record=index == steps - 1)
+                loss = mean_loss(logits, y)
             self.model.zero_grad(set_to_none=True)
             loss.backward()
             self._update(host_meter, [self._host_optimizer])
             for slot, planted in learners.items():
                 self._update(meters[slot], planted.optimizers)
             with torch.no_grad():
-                totals += torch.stack([loss * len(y), (logits.argmax(dim=1) == y).sum()])
+                totals += torch.stack([loss * len(y), correct(logits, y).sum()])
         self.epochs += 1
         finite = self._finite((host_meter, *meters.values()))
         return torch.cat([totals / epoch_size, finite[None]]), self._slot_measures(host_meter, meters)
@@ -204,7 +205,7 @@ class Life:
             for optimizer in planted.optimizers:
                 set_lr(optimizer, config.module_lr * factor)
 
-    def _update(self, meter: GradientMeter, optimizers: list[torch.optim.SGD]) -> None:
+    def _update(self, meter: GradientMeter, optimizers: list[torch.optim.Optimizer]) -> None:
         clip(meter.parameters, meter.add(), self._config.optimizer.clip_norm)
         for optimizer in optimizers:
             optimizer.step()

@@ -43,19 +43,37 @@ def plausible(slots: SlotState, epochs: Ints) -> EpochStats:
     return stats
 
 
+def fluent(chance_loss: float) -> Script:
+    """The same of texts: a loss of that quality, and no accuracy.
+
+    Args:
+        chance_loss: ln(vocabulary), in nats.
+    """
+
+    def script(slots: SlotState, epochs: Ints) -> EpochStats:
+        stats = plausible(slots, epochs)
+        stats.val_loss = chance_loss * (1 - stats.val_accuracy)
+        stats.train_loss = 0.98 * stats.val_loss
+        stats.train_accuracy = stats.val_accuracy = np.full(len(epochs), np.nan)
+        return stats
+
+    return script
+
+
 class NullEngine:
     """See `Engine`.
 
     Args:
         num_envs: number of environments.
         setup: sizes; it needs no task.
-        script: what every epoch shows.
+        script: what every epoch shows; None for what is plausible.
     """
 
-    def __init__(self, num_envs: int, setup: Setup, script: Script = plausible) -> None:
+    def __init__(self, num_envs: int, setup: Setup, script: Script | None = None) -> None:
         self.description = "null: nothing is trained"
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
-        self.script = script
+        texts = fluent(setup.facts.chance_loss) if setup.family == "text" else plausible
+        self.script: Script = script or texts
         self._epochs = np.zeros(num_envs, dtype=np.int64)
         self._slots = SlotState.empty(num_envs, setup.facts.num_slots)
 

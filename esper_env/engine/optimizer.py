@@ -10,18 +10,36 @@ from torch import nn
 
 
 class OptimizerConfig(BaseModel):
-    """Stochastic gradient descent with momentum, for the host and for each module by itself."""
+    """How weights descend, those of the host and of each module by themselves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    host_optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` is stochastic gradient descent with momentum; `adamw` is Adam with decoupled weight decay (I.
+    Loshchilov, F. Hutter, 2019)."""
     host_lr: float = Field(0.01, gt=0)
     """Learning rate of the host."""
     host_momentum: float = Field(0.9, ge=0, lt=1)
+    """Of `sgd`."""
     host_weight_decay: float = Field(5e-4, ge=0)
+    """With `sgd` of all weights; with `adamw` of matrices alone, embeddings among them, not of what norms
+    scale and shift by, as in GPT-3 and nanoGPT."""
+    module_optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Of every module and gate, as `host_optimizer`; it begins afresh with each."""
     module_lr: float = Field(0.01, gt=0)
     """Learning rate of every module and gate."""
     module_momentum: float = Field(0.9, ge=0, lt=1)
+    """Of `sgd`."""
     module_weight_decay: float = Field(0.0, ge=0)
+    """As `host_weight_decay`."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Weight of the past in `adamw`'s mean of gradients."""
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    """Weight of the past in `adamw`'s mean of squared gradients."""
+    adam_eps: float = Field(1e-8, gt=0)
+    """What `adamw` adds to the root of that mean."""
+    warmup_steps: int = Field(0, ge=0)
+    """Batches of a life over which every learning rate, of modules too, rises linearly; 0 for none."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest gradient norm, of the host and of each module (with its gate) separately."""
     vanishing_norm: float = Field(1e-7, ge=0)
@@ -37,19 +55,46 @@ class OptimizerConfig(BaseModel):
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * epoch / horizon))
 
+    def warmth(self, step: int) -> float:
+        """What they are multiplied with besides in the batch of this index, counted from 0 at reset."""
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
 
-def host_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.SGD:
+
+def host_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """A fresh optimizer for a host."""
-    return torch.optim.SGD(
-        parameters, config.host_lr, config.host_momentum, weight_decay=config.host_weight_decay
-    )
+    lr, decay = config.host_lr, config.host_weight_decay
+    if config.host_optimizer == "adamw":
+        return _adamw(parameters, lr, decay, config)
+    return torch.optim.SGD(parameters, lr, config.host_momentum, weight_decay=decay)
 
 
-def module_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.SGD:
+def module_optimizer(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """A fresh optimizer for a module, or for its gate."""
-    return torch.optim.SGD(
-        parameters, config.module_lr, config.module_momentum, weight_decay=config.module_weight_decay
-    )
+    lr, decay = config.module_lr, config.module_weight_decay
+    if config.module_optimizer == "adamw":
+        return _adamw(parameters, lr, decay, config)
+    return torch.optim.SGD(parameters, lr, config.module_momentum, weight_decay=decay)
+
+
+def _adamw(
+    parameters: Sequence[nn.Parameter], lr: float, decay: float, config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """Two groups, of which the first decays: matrices, then vectors; in each the order is that given."""
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr, betas, config.adam_eps)
+
+
+def memory_of(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What this optimizer remembers of a parameter: tensors by name, of the right shapes and types."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        # torch counts the steps of a parameter in a float32 on the CPU.
+        steps = torch.zeros((), dtype=torch.float32)
+        return {"step": steps, "exp_avg": parameter, "exp_avg_sq": parameter}
+    return {"momentum_buffer": parameter}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

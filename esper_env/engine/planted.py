@@ -12,7 +12,7 @@ from esper_env.contracts.facts import HostFacts, Place
 from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.engine.ledger import Cost, branch_cost, count_params, gate_cost
 from esper_env.slots.grown import Graft
-from esper_env.tasks.task import ImageTask
+from esper_env.tasks.task import Task
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,7 +28,7 @@ DESCRIBED = {
 """What `Planted.describe` says, and of which type."""
 
 
-def on_device(module: M, task: ImageTask) -> M:
+def on_device(module: M, task: Task) -> M:
     """Moved to the task's device and type of number, channels last in memory (see `tasks.loader`)."""
     return module.to(task.device, task.dtype).to(memory_format=torch.channels_last)
 
@@ -43,11 +43,11 @@ class Planted:
     blueprint: Blueprint
     probe_passed: bool
     """Gate G1."""
-    optimizers: list[torch.optim.SGD]
+    optimizers: list[torch.optim.Optimizer]
     """The branch's, as new as the module, and the gate's once there is one; none without parameters."""
     stage: Stage = Stage.GERMINATED
     frozen: bool = False
-    """Alpha ramps down: neither weights nor momentum move."""
+    """Alpha ramps down: neither weights nor what its optimizers remember move."""
     _learns: list[nn.Parameter] = field(default_factory=list, repr=False)
     """While it is frozen, what will learn again."""
 
@@ -70,7 +70,7 @@ class Planted:
             parameter.requires_grad_(not frozen)
 
     def describe(self) -> dict[str, Any]:
-        """Everything about it but its weights and momenta, as plain values (`DESCRIBED`)."""
+        """Everything about it but its weights and optimizers, as plain values (`DESCRIBED`)."""
         values = (
             self.blueprint.name,
             int(self.graft.style),

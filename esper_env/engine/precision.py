@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 """Type of weights by precision; with `bfloat16` only convolutions and products are narrower."""
@@ -52,7 +53,7 @@ def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[
 
     Args:
         tf32: whether CUDA may round the factors of float32 products to 10 bits.
-        deterministic: whether cuDNN must give the same bits every time.
+        deterministic: whether cuDNN and attention must give the same bits every time.
         device: the engine's.
     """
     # A module that dies under weight decay passes through numbers with which a CPU is 40 times slower.
@@ -72,10 +73,15 @@ def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[
 @contextmanager
 def _cuda(tf32: bool, deterministic: bool) -> Iterator[None]:
     matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    # The gradients of the faster attention kernels are sums in any order.
+    attention = sdpa_kernel(SDPBackend.MATH) if deterministic else nullcontext()
     matmul.allow_tf32 = tf32
     try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=tf32
+        with (
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=tf32
+            ),
+            attention,
         ):
             yield
     finally:

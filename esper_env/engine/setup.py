@@ -10,11 +10,14 @@ from esper_env.contracts.facts import HostFacts
 from esper_env.engine.engine import EngineConfig
 from esper_env.engine.ledger import describe, segment_flops
 from esper_env.engine.precision import TYPES, refuse_slow
-from esper_env.hosts.cnn import build_host
+from esper_env.engine.sizes import epoch_size, refuse_few, refuse_few_windows
+from esper_env.hosts.build import host_kind
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.slots.grown import seeded
-from esper_env.tasks.outline import outline
-from esper_env.tasks.task import ImageTask, TaskConfig, load_task
+from esper_env.tasks.config import TaskConfig
+from esper_env.tasks.outline import outline, outline_of
+from esper_env.tasks.stories import StoryTask
+from esper_env.tasks.task import ImageTask, Task, load_task
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,31 @@ class Setup:
     """FLOPs of one sample through each of the host's segments, forward."""
     epoch_size: int
     """Training samples an epoch."""
+    family: str
+    """What the host reads: `image` or `text`."""
     provenance: str
     """One line on where the data come from."""
-    task: ImageTask | None
+    task: Task | None
     """None for an engine that trains nothing."""
     forked: bool
     """This process was forked after CUDA was used, so that it can't train on the device."""
 
     @property
-    def loaded_task(self) -> ImageTask:
+    def loaded_task(self) -> Task:
         """The task of an engine that trains."""
         assert self.task is not None, "this engine trains nothing"
         return self.task
+
+    @property
+    def image_task(self) -> ImageTask:
+        """The task of an engine that trains on images alone."""
+        assert isinstance(self.task, ImageTask), "this engine trains on images alone"
+        return self.task
+
+    @property
+    def story_task(self) -> StoryTask | None:
+        """The task of a host that reads text; None for images, and for an engine that trains nothing."""
+        return self.task if isinstance(self.task, StoryTask) else None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -70,26 +86,28 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     """
     device = resolve_device(engine.device)
     refuse_slow(engine.precision, device)
-    shape = outline(task)
+    kind = host_kind(host.name)
+    task.refuse_other(kind.family)
+    _refuse_unfused(engine, kind.family)
+    shape = outline(task, kind.family, kind.context)
     input_shape, num_classes = shape.input_shape, shape.num_classes
 
     def build() -> Host:
-        return build_host(host.name, input_shape, num_classes)
+        return kind.build(host.name, input_shape, num_classes)
 
     with seeded(0):
         sample = build()
     places = resolve_slots(sample.places, sample.default_slots, host.slots)
     blueprints = catalogue()
     facts = describe(sample, places, blueprints, shape.chance_quality, shape.chance_loss)
-    epoch_size = _epoch_size(engine, shape.train_size)
-    if engine.counterfactual_size > shape.val_size:
-        raise ValueError(
-            f"engine.counterfactual_size={engine.counterfactual_size} is not allowed: "
-            f"the validation split has {shape.val_size} samples"
-        )
+    refuse_few(engine, shape)
     trains = engine.name != "null"
     forked = trains and device.type == "cuda" and torch.cuda._is_in_bad_fork()
-    loaded = load_task(task, device).in_type(TYPES[engine.precision]) if trains and not forked else None
+    loaded = load_task(task, device, kind.family, kind.context) if trains and not forked else None
+    loaded = loaded and loaded.in_type(TYPES[engine.precision])
+    if loaded and shape.train_size is None:
+        shape = outline_of(loaded)
+        refuse_few_windows(engine, shape, task.data)
     return Setup(
         config=engine,
         horizon=horizon,
@@ -98,18 +116,28 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
         blueprints=blueprints,
         facts=facts,
         segment_flops=segment_flops(sample),
-        epoch_size=epoch_size,
+        epoch_size=epoch_size(engine, shape),
+        family=kind.family,
         provenance=loaded.provenance if loaded else "no data: nothing is trained",
         task=loaded,
         forked=forked,
     )
 
 
-def _epoch_size(engine: EngineConfig, train_size: int) -> int:
-    if engine.epoch_size != "full":
-        return engine.epoch_size
-    if train_size < engine.batch_size:
+def _refuse_unfused(engine: EngineConfig, family: str) -> None:
+    """Whether the engine can train such networks in this way.
+
+    Raises:
+        ValueError: the fused engine can't yet.
+    """
+    if engine.name not in ("auto", "fused"):
+        return
+    known = {"host_optimizer": "sgd", "module_optimizer": "sgd", "warmup_steps": 0}
+    asked = {name: getattr(engine.optimizer, name) for name in known}
+    found = [f"hosts that read {family}"] * (family == "text")
+    found += [f"engine.optimizer.{name}={value!r}" for name, value in asked.items() if value != known[name]]
+    if found:
         raise ValueError(
-            f"epoch_size='full': {train_size} training samples are less than batch_size={engine.batch_size}"
+            f"engine.name={engine.name!r} is not allowed: the fused engine does not know "
+            f"{' or '.join(found)} yet; 'reference' does"
         )
-    return train_size // engine.batch_size * engine.batch_size

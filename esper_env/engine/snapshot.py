@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from esper_env.engine.life import HOST, Life, Part
+from esper_env.engine.optimizer import memory_of
 from esper_env.engine.planted import DESCRIBED
 from esper_env.engine.setup import Setup
 from esper_env.engine.state import mapping, refuse_other_form, whole
@@ -132,12 +133,12 @@ def _refuse_unfit(parts: Mapping[int, Part], copies: object, where: str) -> None
             _refuse_other_optimizer(optimizer, state, f"{name}['optimizers']")
 
 
-def _refuse_other_optimizer(optimizer: torch.optim.SGD, state: object, where: str) -> None:
+def _refuse_other_optimizer(optimizer: torch.optim.Optimizer, state: object, where: str) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, remembered in mapping(state, where).items():
         if whole(index, where, least=0) >= len(parameters):
             raise ValueError(f"{where} has a parameter {index} of {len(parameters)}")
-        refuse_other_form(remembered, {"momentum_buffer": parameters[index]}, f"{where}[{index}]")
+        refuse_other_form(remembered, memory_of(optimizer, parameters[index]), f"{where}[{index}]")
 
 
 def _mapped(value: Any, copy: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -71,7 +71,7 @@ class Measuring:
     def __init__(self, networks: Pass, subsets: Sequence[Sequence[int]]) -> None:
         self._kinds, self._run, self._modules, self._envs, self._setup = networks
         kinds, envs, setup = self._kinds, self._envs, self._setup
-        self.task, self.kernels = setup.loaded_task, self._run.kernels
+        self.task, self.kernels = setup.image_task, self._run.kernels
         self.rows = [Row(at, tuple(asked)) for at, asked in enumerate(subsets)]
         """Of the result."""
         rows = kinds.host.pool.take(self._sent(envs))
@@ -168,7 +168,7 @@ def measure(networks: Pass, asked: Ints) -> Measured:
         asked: (row, subset): bit masks of the live slots that are on; negative ones ask for nothing.
     """
     setup, whole = networks.setup, whole_networks(networks)
-    split, size = setup.loaded_task.validation, setup.config.counterfactual_size
+    split, size = setup.image_task.validation, setup.config.counterfactual_size
     wanted = [
         list(dict.fromkeys([own, *(subset for subset in row if subset >= 0)]))
         for own, row in zip(whole, asked.tolist(), strict=True)

@@ -18,7 +18,8 @@ class Host(nn.Module):
     Args:
         name: how users ask for it.
         input_shape: shape of one sample.
-        segments: the layers between two places; the last one ends in logits of shape (batch, classes).
+        segments: the layers between two places; the last one ends in logits of shape (batch, classes), or
+            (batch, token, vocabulary) for text.
         places: one fewer than segments, in depth order, with unique names.
         default_slots: names of the places that hold a slot unless the user says otherwise.
 
@@ -47,10 +48,14 @@ class Host(nn.Module):
         self.default_slots = tuple(default_slots)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, classes) of the host alone."""
+        """Logits (batch, classes) of the host alone; for text (batch, token, vocabulary)."""
         for segment in self.segments:
             x = segment(x)
         return x
+
+    def sample(self, size: int) -> torch.Tensor:
+        """A batch of this size as the host reads it, on the meta device: shape and type without numbers."""
+        return torch.empty(size, *self.input_shape, device="meta")
 
 
 class HostConfig(BaseModel):
@@ -59,7 +64,7 @@ class HostConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = "baseline"
-    """Name of the host; the known ones are the keys of `esper_env.hosts.cnn.HOSTS`."""
+    """Name of the host; the known ones are the keys of `esper_env.hosts.build.HOSTS`."""
     slots: Annotated[int, Strict(), Field(ge=1)] | tuple[str, ...] | None = None
     """Slots: None for the host's default places, a number of them, or a list of place names."""
 

@@ -1,5 +1,6 @@
 """How a module's output joins the host's value: isolation while it learns, then the three compositions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,12 +73,35 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = max(GATE_MIN_HIDDEN, channels // GATE_SQUEEZE)
-        self.layers = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid()
-        )
+        self.layers = _gate_layers(channels)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width) -> (batch, 1, 1, 1)."""
         value: torch.Tensor = self.layers(h.mean(dim=(2, 3)))
         return value[:, :, None, None]
+
+
+class TokenGate(nn.Module):
+    """One value in (0, 1) a token from its own features, through one hidden layer.
+
+    Args:
+        width: features of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = _gate_layers(width)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """(batch, token, width) -> (batch, token, 1)."""
+        value: torch.Tensor = self.layers(h)
+        return value
+
+
+GATES: dict[str, Callable[[int], nn.Module]] = {"cnn": Gate, "transformer": TokenGate}
+"""Family of hosts -> its gate, from the number of features."""
+
+
+def _gate_layers(features: int) -> nn.Sequential:
+    hidden = max(GATE_MIN_HIDDEN, features // GATE_SQUEEZE)
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid())

@@ -12,7 +12,7 @@ from esper_env.blueprints.catalogue import Blueprint
 from esper_env.contracts.action import Style
 from esper_env.contracts.facts import Place
 from esper_env.hosts.host import Host
-from esper_env.slots.blend import Gate, blend, isolate
+from esper_env.slots.blend import GATES, blend, isolate
 
 PROBE_BATCH = 2
 """Samples of the probe forward pass; more than one, so that batch statistics exist."""
@@ -104,14 +104,14 @@ class GrownModel(nn.Module):
     def forward(
         self, x: torch.Tensor, without: frozenset[int] = frozenset(), record: bool = False
     ) -> torch.Tensor:
-        """Logits (batch, classes).
+        """Logits, as of `Host`.
 
         Args:
-            x: (batch, channels, height, width).
+            x: batch, as the host reads it.
             without: slots whose modules are switched off; many such variants are cheaper by `variants`.
             record: also measure `delta_ratio`.
         """
-        ratios = x.new_full((len(self.slots),), torch.nan) if record else None
+        ratios = next(self.host.parameters()).new_full((len(self.slots),), torch.nan) if record else None
         for index, segment in enumerate(self.host.segments):
             x = segment(x)
             slot = self._slot_at.get(index)
@@ -123,14 +123,14 @@ class GrownModel(nn.Module):
     def variants(
         self, x: torch.Tensor, live: Collection[int], subsets: Iterable[int]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Logits (batch, classes) of several variants of the network, each as soon as it is there.
+        """Logits of several variants of the network, each as soon as it is there.
 
         Depth first, with a module on before it is off: what variants share up to a slot is computed once, and
         only the values along one path are held. Each equals `forward` without the live slots that are not in
         the subset, bit for bit; the whole network comes first.
 
         Args:
-            x: (batch, channels, height, width).
+            x: batch, as the host reads it.
             live: slots that can be switched off; every other one is as in `forward`.
             subsets: distinct bit masks, bit s for a live slot s that is on.
         """
@@ -216,10 +216,10 @@ def build_gate(place: Place, key: int) -> nn.Module:
     Raises:
         ValueError: there is no gate for this family of hosts.
     """
-    if place.family != "cnn":
-        raise ValueError(f"there is a gate for 'cnn' places, not for {place.family!r} ({place.name})")
+    if place.family not in GATES:
+        raise ValueError(f"there is a gate for {sorted(GATES)}, not for {place.family!r} ({place.name})")
     with seeded(key):
-        return Gate(place.channels)
+        return GATES[place.family](place.channels)
 
 
 @torch.no_grad()

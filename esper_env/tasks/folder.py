@@ -1,6 +1,7 @@
 """The cache folder and the four files of an image data set in it, checked before anything uses them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,18 +33,18 @@ def cache_folder(data_dir: str | None) -> tuple[Path, str]:
     return Path.home() / ".cache" / "esper", "the default"
 
 
-def present(folder: Path) -> bool:
-    """Whether the data set is there; False if none of its four files is.
+def present(folder: Path, files: Sequence[str] = FILES) -> bool:
+    """Whether the data set is there; False if none of its files is.
 
     Raises:
-        ValueError: some of the four are there and some are not.
+        ValueError: some of them are there and some are not.
     """
-    missing = [name for name in FILES if not (folder / name).exists()]
-    if missing and len(missing) < len(FILES):
-        found = [name for name in FILES if name not in missing]
+    missing = [name for name in files if not (folder / name).exists()]
+    if missing and len(missing) < len(files):
+        found = [name for name in files if name not in missing]
         raise ValueError(
             f"{folder}: {', '.join(missing)} missing, found only {', '.join(found)}; "
-            f"expected all of {', '.join(FILES)}. Nothing was changed."
+            f"expected all of {', '.join(files)}. Nothing was changed."
         )
     return not missing
 

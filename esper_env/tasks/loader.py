@@ -1,10 +1,10 @@
-"""Batches of one environment: its own shuffled stream, augmented and normalized on the device.
+"""Batches of one environment: its own shuffled stream; images are augmented and normalized on the device.
 
 Each environment reads an endless stream: permutation 0 of the training split, then permutation 1, and so on.
 Entry k of the stream, with its crop and its flip, is a function of (seed, k) alone: not of the epoch size,
-the batch size, the device, or who else trains. Images stay on the device as uint8; an epoch's indices and
-offsets are drawn on the CPU and sent once (K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU",
-arXiv 2404.00498, keeps the data the same way).
+the batch size, the device, or who else trains. Images stay on the device as uint8, windows of tokens as
+int16; an epoch's indices and offsets are drawn on the CPU and sent once (K. Jordan, "94% on CIFAR-10 in 3.29
+seconds on a single GPU", arXiv 2404.00498, keeps the data the same way).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from esper_env.contracts.streams import Stream, generator
-from esper_env.tasks.task import ImageTask, Split
+from esper_env.tasks.stories import StoryTask
+from esper_env.tasks.task import ImageTask, Split, Task
+from esper_env.tasks.windows import TextSplit
 
+Batch = tuple[torch.Tensor, torch.Tensor]
 Ints = NDArray[np.int64]
 
 
@@ -52,13 +55,28 @@ def _stream(
     return np.concatenate(drawn)[start - first * length :][:count]
 
 
+def plan(task: Task, seed: int, start: int, count: int) -> Ints:
+    """What entries start .. start + count of the stream are, int64 (1 or 4, count).
+
+    Sample indices, and where images are augmented also row offset, column offset and mirror of the crop.
+    """
+    num_samples = task.train.num_samples
+    rows = [order(seed, start, count, num_samples)]
+    if isinstance(task, ImageTask) and (task.crop_padding or task.flip):
+        rows += augmentation(seed, start, count, num_samples, task.crop_padding, task.flip)
+    return np.stack(rows)
+
+
 def train_batches(
-    task: ImageTask, seed: int, epoch_index: int, epoch_size: int, batch_size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches of one epoch: (x float32 (B, C, H, W) normalized and augmented, y int64 (B,)).
+    task: Task, seed: int, epoch_index: int, epoch_size: int, batch_size: int
+) -> Iterator[Batch]:
+    """The batches of one epoch, (x, y).
+
+    Images: x float32 (B, C, H, W) normalized and augmented, y int64 (B,). Stories: x and y int64
+    (B, context), y being x one token later.
 
     Args:
-        task: images on the device.
+        task: samples on the device.
         seed: episode seed of the environment.
         epoch_index: 0 for the first epoch after reset.
         epoch_size: stream entries an epoch, a multiple of batch_size.
@@ -66,23 +84,48 @@ def train_batches(
     """
     if epoch_size < 1 or batch_size < 1 or epoch_size % batch_size:
         raise ValueError(f"epoch_size={epoch_size} is not a positive multiple of batch_size={batch_size}")
-    start, num_samples = epoch_index * epoch_size, task.train.num_samples
-    rows = [order(seed, start, epoch_size, num_samples)]
-    if task.crop_padding or task.flip:
-        rows += augmentation(seed, start, epoch_size, num_samples, task.crop_padding, task.flip)
-    plan = torch.from_numpy(np.stack(rows)).to(task.device)
+    entries = torch.from_numpy(plan(task, seed, epoch_index * epoch_size, epoch_size)).to(task.device)
+    take = _windows(task) if isinstance(task, StoryTask) else _images(task)
+    yield from map(take, entries.split(batch_size, dim=1))
+
+
+def _windows(task: StoryTask) -> Callable[[torch.Tensor], Batch]:
+    return lambda entries: task.train.windows(entries[0])
+
+
+def _images(task: ImageTask) -> Callable[[torch.Tensor], Batch]:
     normalize = _normalizer(task)
-    for batch in plan.split(batch_size, dim=1):
-        images = task.train.images.index_select(0, batch[0])
-        if len(rows) > 1:
-            images = crop_flip(images, task.crop_padding, batch[1], batch[2], batch[3])
-        yield normalize(images), task.train.labels.index_select(0, batch[0])
+
+    def take(entries: torch.Tensor) -> Batch:
+        images = task.train.images.index_select(0, entries[0])
+        if len(entries) > 1:
+            images = crop_flip(images, task.crop_padding, entries[1], entries[2], entries[3])
+        return normalize(images), task.train.labels.index_select(0, entries[0])
+
+    return take
+
+
+AT_ONCE = {"image": 500, "text": 32}
+"""Samples that are evaluated at a time, by family: logits of a window are as many as its tokens."""
 
 
 def evaluation_batches(
-    task: ImageTask, split: Split, limit: int | None = None, batch_size: int = 500
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The first `limit` samples (None: all) of a split, in order, normalized, never augmented."""
+    task: Task, split: Split | TextSplit, limit: int | None = None, batch_size: int | None = None
+) -> Iterator[Batch]:
+    """The first `limit` samples (None: all) of a split, in order, never augmented; else as `train_batches`.
+
+    Args:
+        task: for the normalization of images.
+        split: one of its splits, or a part of one.
+        limit: number of samples.
+        batch_size: samples of a batch; None for `AT_ONCE`.
+    """
+    batch_size = batch_size or AT_ONCE[task.family]
+    if isinstance(split, TextSplit):
+        chosen = torch.arange(split.num_samples, device=task.device)[:limit]
+        yield from map(split.windows, chosen.split(batch_size) if len(chosen) else ())
+        return
+    assert isinstance(task, ImageTask), "images of a task of images"
     normalize = _normalizer(task)
     images, labels = split.images[:limit], split.labels[:limit]
     for chunk, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):

@@ -1,68 +1,22 @@
-"""A task: train, validation and test images on the device, and what a host has to know about them."""
+"""A task: train, validation and test samples on the device, and what a host has to know about them."""
 
-import re
 import threading
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from esper_env.contracts.streams import Stream, generator
 from esper_env.tasks import cifar10, folder, procedural
+from esper_env.tasks.config import Family, TaskConfig
+from esper_env.tasks.stories import StoryTask, load_stories
 
 SPLIT_SEED = 0
 """Seed of the one permutation that carves validation out of the training files: the same for everybody."""
-
-_FOLDER = re.compile(r"folder:[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-class TaskConfig(BaseModel):
-    """Which images a host learns, and how they are drawn."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    data: str = "cifar10"
-    """`cifar10`, `procedural`, or `folder:NAME` for NAME/{train,test}_{images,labels}.npy in the cache."""
-    data_dir: str | None = None
-    """Cache folder; None takes ESPER_DATA_DIR, else ~/.cache/esper."""
-    val_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training files that becomes validation (cifar10, folder)."""
-    patience: float = Field(default=12.0, gt=0)
-    """Seconds without a new byte after which a download is given up."""
-    image_size: int = Field(default=32, ge=8, le=128)
-    """Height and width in pixels (procedural)."""
-    train_size: int = Field(default=45_000, ge=1)
-    """Training images (procedural)."""
-    val_size: int = Field(default=5_000, ge=1)
-    """Validation images (procedural)."""
-    test_size: int = Field(default=10_000, ge=1)
-    """Test images (procedural)."""
-    generator_seed: int = Field(default=0, ge=0)
-    """Which procedural data set; no episode seed changes it."""
-    difficulty: procedural.Difficulty = procedural.Difficulty()
-    """What the procedural images look like."""
-    augment: bool | None = None
-    """Random crops and flips of training images; None: for cifar10 only, since elsewhere the orientation
-    of an image may be its class."""
-    crop_padding: int = Field(default=4, ge=0, le=16)
-    """Pixels of black border from which a crop of the original size is drawn (where augmented)."""
-    flip: bool = True
-    """Mirror every other image, at random (where augmented)."""
-
-    @field_validator("data")
-    @classmethod
-    def _known(cls, data: str) -> str:
-        if data not in ("cifar10", "procedural") and not _FOLDER.fullmatch(data):
-            raise ValueError(
-                f"data={data!r}: allowed are 'cifar10', 'procedural' and 'folder:NAME', NAME being a plain "
-                "folder name (letters, digits, '_', '-', '.') inside the cache folder"
-            )
-        return data
 
 
 class Split(NamedTuple):
@@ -77,6 +31,10 @@ class Split(NamedTuple):
     def num_samples(self) -> int:
         """N."""
         return self.labels.shape[0]
+
+    def after(self, size: int) -> "Split":
+        """The split without its first `size` samples."""
+        return Split(self.images[size:], self.labels[size:])
 
 
 @dataclass(frozen=True)
@@ -125,18 +83,51 @@ class ImageTask:
         return replace(self, mean=self.mean.to(dtype), std=self.std.to(dtype))
 
 
-def load_task(config: TaskConfig, device: torch.device) -> ImageTask:
-    """The task of a config. Images are held once per process and device, whoever asks for them.
+Task = ImageTask | StoryTask
+"""What an engine trains on."""
+
+
+@overload
+def load_task(
+    config: TaskConfig, device: torch.device, family: Literal["image"] = "image", context: int | None = None
+) -> ImageTask: ...
+
+
+@overload
+def load_task(
+    config: TaskConfig, device: torch.device, family: Literal["text"], context: int | None = None
+) -> StoryTask: ...
+
+
+@overload
+def load_task(
+    config: TaskConfig, device: torch.device, family: Family, context: int | None = None
+) -> Task: ...
+
+
+def load_task(
+    config: TaskConfig, device: torch.device, family: Family = "image", context: int | None = None
+) -> Task:
+    """The task of a config. Samples are held once per process and device, whoever asks for them.
+
+    Args:
+        config: which data.
+        device: where the samples lie.
+        family: what the host reads.
+        context: tokens a window of a host that reads text, unless the config says otherwise.
 
     Raises:
-        ValueError: files that are incomplete or damaged; they are left as they are.
+        ValueError: data of another family; or files that are incomplete or damaged, left as they are.
         DataUnavailableError: no files, and no download.
     """
+    config.refuse_other(family)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    augment = config.data == "cifar10" if config.augment is None else config.augment
     with _LOCK:
+        if family == "text":
+            return load_stories(config, config.window(context), device)
         source = _source(config, device)
+    augment = config.data == "cifar10" if config.augment is None else config.augment
     return replace(source, crop_padding=config.crop_padding, flip=config.flip) if augment else source
 
 
@@ -146,12 +137,13 @@ _LOCK = threading.Lock()
 def _source(config: TaskConfig, device: torch.device) -> ImageTask:
     # Only what decides the images is the key, so that two configs that differ elsewhere share them.
     if config.data == "procedural":
-        sizes = (config.train_size, config.val_size, config.test_size)
+        sizes = config.sizes("image")
         return _procedural(config.image_size, sizes, config.generator_seed, config.difficulty, device)
     path, named_by = folder.cache_folder(config.data_dir)
-    key = (config.data, path.resolve(), config.val_fraction, device)
+    share = config.validation_share("image")
+    key = (config.data, path.resolve(), share, device)
     if key not in _READ:
-        _READ[key] = _from_files(config.data, path, named_by, config.val_fraction, config.patience, device)
+        _READ[key] = _from_files(config.data, path, named_by, share, config.patience, device)
     return _READ[key]
 
 

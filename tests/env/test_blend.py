@@ -42,3 +42,18 @@ def test_gate_is_an_mlp_on_the_mean_over_space() -> None:
     hidden = np.maximum(h.numpy().mean((2, 3)) @ w1.T + b1, 0)
     expected = 1 / (1 + np.exp(-(hidden @ w2.T + b2)))
     np.testing.assert_allclose(gate(h).detach().numpy()[:, :, 0, 0], expected, rtol=1e-5)
+
+
+def test_gate_of_a_transformer_is_an_mlp_on_each_token() -> None:
+    place = Place("block2", "transformer", (6, 40), 0.5)
+    gate = build_gate(place, 4)
+    h = torch.randn(5, *place.shape, generator=torch.Generator().manual_seed(0))
+    w1, b1, w2, b2 = (p.detach().numpy() for p in gate.parameters())
+    assert w1.shape == (10, 40)
+    expected = 1 / (1 + np.exp(-(np.maximum(h.numpy() @ w1.T + b1, 0) @ w2.T + b2)))
+    np.testing.assert_allclose(gate(h).detach().numpy(), expected, rtol=1e-5)
+
+
+def test_a_family_without_a_gate_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"cnn.*transformer.*'graph' \(node\)"):
+        build_gate(Place("node", "graph", (3, 4), 1.0), 0)

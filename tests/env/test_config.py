@@ -38,8 +38,11 @@ DEFAULTS = dict(leaves(cifar().model_dump()))
 OTHER = {
     "max_episode_steps": 7, "host.name": "deep", "host.slots": 2, "task.data": "procedural",
     "task.data_dir": "x",
-    "task.augment": True, "engine.name": "null", "engine.device": "cpu", "engine.epoch_size": 1280,
+    "task.augment": True, "task.val_fraction": 0.2, "task.train_size": 7, "task.val_size": 7,
+    "task.test_size": 7, "task.context": 64,
+    "engine.name": "null", "engine.device": "cpu", "engine.epoch_size": 1280,
     "engine.batch_size": 64, "engine.optimizer.lr_schedule": "constant", "engine.isolation": "always",
+    "engine.optimizer.host_optimizer": "adamw", "engine.optimizer.module_optimizer": "adamw",
     "lifecycle.max_modules": 2, "lifecycle.tempo_epochs": [1, 2, 3], "lifecycle.speed_epochs": [0, 1, 2, 3],
     "lifecycle.alpha_targets": [0.25, 0.5, 1.0], "lifecycle.sigmoid_steepness": [1.0, 2.0, 3.0],
     "lifecycle.auto_advance": ["G1"], "gates.mode": "strict", "budget.params": 2.0, "budget.compute": 1.5,

@@ -7,60 +7,26 @@ import math
 import numpy as np
 import pytest
 import torch
+from growing import (
+    CNN,
+    NAMES,
+    TRANSFORMER,
+    backward,
+    combinations,
+    equal,
+    fitting,
+    gradients,
+    grown,
+    inputs,
+    plant,
+)
 from torch.nn import functional
 
-from esper_env.blueprints.catalogue import CATALOGUE, Blueprint
+from esper_env.blueprints.catalogue import Blueprint
 from esper_env.contracts.action import Style
-from esper_env.hosts.cnn import HOSTS, ConvHost, Recipe, build_host
-from esper_env.hosts.host import Host
-from esper_env.slots.grown import Graft, GrownModel, build_branch, build_gate, seeded
-
-CNN = [blueprint for blueprint in CATALOGUE if "cnn" in blueprint.builders]
-COMBINATIONS = list(itertools.product(CNN, Style))
-BATCH = 4
-
-
-def images(host: Host, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(11)
-    x = torch.randn(BATCH, *host.input_shape, generator=generator).to(dtype)
-    return x, torch.randint(10, (BATCH,), generator=generator)
-
-
-def grown(name: str, dtype: torch.dtype = torch.float32) -> GrownModel:
-    """A host with empty slots at its default places, on the smallest images that all of them take quickly."""
-    with seeded(1):
-        host = build_host(name, (3, 32, 32) if name == "deep" else (3, 8, 8), 10).to(dtype)
-    places = [place.name for place in host.places]
-    return GrownModel(host, [places.index(slot) for slot in host.default_slots])
-
-
-def plant(model: GrownModel, slot: int, blueprint: Blueprint, style: Style, blended: bool) -> Graft:
-    """A module in TRAINING, or fully blended, with its gate if it is GATED."""
-    like = next(model.host.parameters())
-    graft = Graft(build_branch(blueprint, model.place(slot), 20 + slot).to(like), style)
-    graft.in_graph = True
-    if blended:
-        graft.isolated, graft.detach_input, graft.alpha = False, False, 1.0
-        graft.gate = build_gate(model.place(slot), 30 + slot).to(like) if style == Style.GATED else None
-    model.plant(slot, graft)
-    return graft
-
-
-def backward(model: GrownModel) -> torch.Tensor:
-    """Gradients of the cross-entropy, and the logits."""
-    model.zero_grad()
-    x, y = images(model.host, next(model.parameters()).dtype)
-    logits = model(x)
-    functional.cross_entropy(logits, y).backward()
-    return logits.detach()
-
-
-def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
-    return [p.grad.clone() for p in module.parameters() if p.grad is not None]
-
-
-def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+from esper_env.hosts import gpt
+from esper_env.hosts.cnn import HOSTS, ConvHost, Recipe
+from esper_env.slots.grown import Graft, GrownModel, seeded
 
 
 def shift_is_cancelled(model: GrownModel, slot: int, name: str) -> bool:
@@ -70,19 +36,22 @@ def shift_is_cancelled(model: GrownModel, slot: int, name: str) -> bool:
     removes it: the loss doesn't depend on it, whatever the branch is. The padding of 3x3 kernels or a linear
     head ends that.
     """
-    recipe = HOSTS[model.host.name]
+    recipe = HOSTS.get(model.host.name)
     return (
-        recipe.kernel == 1 and model.place(slot).depth < 1 and name in ("branch.norm.bias", "branch.5.bias")
+        recipe is not None
+        and recipe.kernel == 1
+        and model.place(slot).depth < 1
+        and name in ("branch.norm.bias", "branch.5.bias")
     )
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_planting_changes_no_bit_of_logits_gradients_or_norm_statistics(name: str) -> None:
     model = grown(name)
     twin = copy.deepcopy(model)
     logits, expected = backward(twin), gradients(twin.host)
     buffers = list(twin.host.buffers())
-    for (blueprint, style), slot in itertools.product(COMBINATIONS, range(len(model.slots))):
+    for (blueprint, style), slot in itertools.product(combinations(model), range(len(model.slots))):
         trial = copy.deepcopy(model)
         graft = plant(trial, slot, blueprint, style, blended=False)
         assert torch.equal(backward(trial), logits), (blueprint.name, style, slot)
@@ -92,22 +61,24 @@ def test_planting_changes_no_bit_of_logits_gradients_or_norm_statistics(name: st
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("blueprint", CNN, ids=lambda b: b.name)
-def test_a_broken_module_in_isolation_never_reaches_the_host(blueprint: Blueprint, value: float) -> None:
-    model = grown("micro")
-    twin = copy.deepcopy(model)
-    for slot in range(len(model.slots)):
-        for parameter in plant(model, slot, blueprint, Style.LINEAR_ADD, blended=False).parameters():
-            parameter.data.fill_(value)
-    assert torch.equal(backward(model), backward(twin))
-    assert equal(gradients(model.host), gradients(twin.host))
+@pytest.mark.parametrize("name", ["micro", "gpt_micro"])
+def test_a_broken_module_in_isolation_never_reaches_the_host(name: str, value: float) -> None:
+    model = grown(name)
+    logits, expected = backward(model), gradients(model.host)
+    for blueprint in fitting(model):
+        trial = copy.deepcopy(model)
+        for slot in range(len(model.slots)):
+            for parameter in plant(trial, slot, blueprint, Style.LINEAR_ADD, blended=False).parameters():
+                parameter.data.fill_(value)
+        assert torch.equal(backward(trial), logits), blueprint.name
+        assert equal(gradients(trial.host), expected), blueprint.name
 
 
 def test_isolated_gradient_is_that_of_adding_the_output_at_the_same_value() -> None:
     model = grown("baseline", torch.float64)
     graft = plant(model, 1, CNN[0], Style.LINEAR_ADD, blended=False)
     backward(model)
-    x, y = images(model.host, torch.float64)
+    x, y = inputs(model.host, torch.float64)
     h = x
     for index, segment in enumerate(model.host.segments):
         h = segment(h)
@@ -119,11 +90,11 @@ def test_isolated_gradient_is_that_of_adding_the_output_at_the_same_value() -> N
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_branch_tensor_gets_a_gradient_within_two_steps_in_every_host(name: str) -> None:
     """In fp64, where rounding noise is near 1e-17: a gradient of 1e-12 is there."""
     model = grown(name, torch.float64)
-    for blueprint, slot in itertools.product(CNN, range(len(model.slots))):
+    for blueprint, slot in itertools.product(fitting(model), range(len(model.slots))):
         trial = copy.deepcopy(model)
         largest = two_steps(trial, plant(trial, slot, blueprint, Style.LINEAR_ADD, blended=False))
         for tensor, size in largest.items():
@@ -136,6 +107,18 @@ def test_every_branch_tensor_gets_a_gradient_within_two_steps_in_every_host(name
 def test_every_branch_tensor_gets_a_gradient_at_every_width(blueprint: Blueprint, channels: int) -> None:
     with seeded(2):
         host = ConvHost("wide", Recipe((channels, channels), 3, True, (1,)), (3, 8, 8), 10).double()
+    model = GrownModel(host, [0])
+    largest = two_steps(model, plant(model, 0, blueprint, Style.LINEAR_ADD, blended=False))
+    assert min(largest.values()) > 1e-12, largest
+
+
+@pytest.mark.parametrize("width", [4, 8, 32, 48, 96])
+@pytest.mark.parametrize("blueprint", TRANSFORMER, ids=lambda b: b.name)
+def test_every_branch_tensor_gets_a_gradient_at_every_width_of_a_transformer(
+    blueprint: Blueprint, width: int
+) -> None:
+    with seeded(2):
+        host = gpt.GptHost("wide", gpt.Recipe(2, width, 2, 12, (1,)), 12, 16).double()
     model = GrownModel(host, [0])
     largest = two_steps(model, plant(model, 0, blueprint, Style.LINEAR_ADD, blended=False))
     assert min(largest.values()) > 1e-12, largest
@@ -154,10 +137,10 @@ def two_steps(model: GrownModel, graft: Graft) -> dict[str, float]:
     return largest
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_at_full_alpha_in_every_slot_host_modules_and_gates_get_gradients(name: str) -> None:
     model = grown(name, torch.float64)
-    for blueprint, style in COMBINATIONS:
+    for blueprint, style in combinations(model):
         trial = copy.deepcopy(model)
         grafts = [plant(trial, slot, blueprint, style, blended=True) for slot in range(len(model.slots))]
         backward(trial)
@@ -202,10 +185,11 @@ def test_gated_without_a_gate_is_refused() -> None:
         backward(model)
 
 
-def test_pruning_in_isolation_restores_the_never_planted_twin_bit_for_bit() -> None:
-    model = grown("baseline")
-    twin = copy.deepcopy(model)
-    grafts = [plant(model, slot, blueprint, Style.GATED, False) for slot, blueprint in enumerate(CNN[:3])]
+@pytest.mark.parametrize("name", ["baseline", "gpt_micro"])
+def test_pruning_in_isolation_restores_the_never_planted_twin_bit_for_bit(name: str) -> None:
+    model = grown(name)
+    twin, some = copy.deepcopy(model), fitting(model)[:3]
+    grafts = [plant(model, slot, blueprint, Style.GATED, False) for slot, blueprint in enumerate(some)]
     hosts = [torch.optim.SGD(m.host.parameters(), lr=0.01, momentum=0.9) for m in (model, twin)]
     modules = torch.optim.SGD([p for graft in grafts for p in graft.parameters()], lr=0.01, momentum=0.9)
     for _ in range(3):
@@ -220,11 +204,12 @@ def test_pruning_in_isolation_restores_the_never_planted_twin_bit_for_bit() -> N
     assert torch.equal(backward(model), backward(twin))
 
 
-def test_without_switches_slots_off_exactly() -> None:
-    model = grown("baseline").eval()
+@pytest.mark.parametrize("name", ["baseline", "gpt_micro"])
+def test_without_switches_slots_off_exactly(name: str) -> None:
+    model = grown(name).eval()
     for slot in range(3):
-        plant(model, slot, CNN[slot], Style.LINEAR_ADD, blended=True)
-    x, _ = images(model.host, torch.float32)
+        plant(model, slot, fitting(model)[slot], Style.LINEAR_ADD, blended=True)
+    x, _ = inputs(model.host, torch.float32)
     for off in ({0}, {1, 2}, {0, 1, 2}):
         reduced = copy.deepcopy(model)
         for slot in off:
@@ -239,7 +224,7 @@ def test_what_is_not_in_the_graph_neither_runs_nor_learns() -> None:
     graft = plant(model, 0, CNN[0], Style.LINEAR_ADD, blended=False)
     calls: list[int] = []
     graft.branch.register_forward_hook(lambda *call: calls.append(1))
-    x, _ = images(model.host, torch.float32)
+    x, _ = inputs(model.host, torch.float32)
     graft.in_graph = False
     backward(model)
     assert gradients(graft) == []
@@ -256,7 +241,7 @@ def test_recorded_delta_ratio_is_rms_of_branch_over_rms_of_host() -> None:
     model = grown("baseline").eval()
     isolated = plant(model, 1, CNN[0], Style.LINEAR_ADD, blended=False)
     blended = plant(model, 2, CNN[1], Style.GATED, blended=True)
-    x, _ = images(model.host, torch.float32)
+    x, _ = inputs(model.host, torch.float32)
     seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for slot, graft in ((1, isolated), (2, blended)):
         graft.branch.register_forward_hook(

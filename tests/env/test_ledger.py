@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from counting import counted, measured
 from lives import play, put
 from plain import WAIT, same, started, tiny, weights
 from torch import nn
@@ -16,7 +17,6 @@ from esper_env.blueprints.catalogue import CATALOGUE, Blueprint, Builder
 from esper_env.contracts.facts import Place
 from esper_env.contracts.state import Ramp, SlotState
 from esper_env.engine.ledger import (
-    Cost,
     branch_cost,
     describe,
     forward_flops,
@@ -30,30 +30,10 @@ from esper_env.slots.grown import build_branch, build_gate
 
 CNN = [blueprint for blueprint in CATALOGUE if "cnn" in blueprint.builders]
 SIZE = 6
-STATES = {"isolated": (False, True), "blended": (True, True), "frozen": (True, False)}
-"""State -> whether the input and the parameters get gradients."""
 
 
 def place(channels: int) -> Place:
     return Place("block1.relu", "cnn", (channels, SIZE, SIZE), 1.0)
-
-
-def counted(module: nn.Module, x: torch.Tensor, backward: bool = True) -> int:
-    """What torch's counter sees on real tensors; a layer's unused input gradient isn't asked for."""
-    with FlopCounterMode(display=False) as counter:
-        output = module(x)
-        if backward:
-            output.sum().backward()
-    return int(counter.get_total_flops())
-
-
-def measured(module: nn.Module, shape: tuple[int, ...]) -> Cost:
-    """The cost of one sample by torch's counter."""
-    totals = {"forward": counted(module, torch.randn(1, *shape), backward=False)}
-    for state, (input_gradient, learns) in STATES.items():
-        module.requires_grad_(learns)
-        totals[state] = counted(module, torch.randn(1, *shape, requires_grad=input_gradient))
-    return Cost(**totals)
 
 
 class NonLocal(nn.Module):

@@ -2,17 +2,33 @@
 
 import numpy as np
 import pytest
+from texts import texts
 
 from esper_env import EsperVectorEnv, Op, Stage, Style, encode
 
 TRAINED, BLENDED = 50, 8
 CNN_BLUEPRINTS = range(1, 8)
+TRANSFORMER_BLUEPRINTS = (2, 3, 8, 9, 10, 11, 12)
+STORIES = {
+    "task.context": 16, "task.train_size": 512, "engine.epoch_size": 128,
+    "engine.optimizer.warmup_steps": 100, "engine.optimizer.lr_schedule": "cosine",
+}  # fmt: skip
+"""Eight batches an epoch, as in EsperTinyStories."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blueprint", CNN_BLUEPRINTS)
 def test_a_long_isolation_and_a_slow_blend_upset_no_host(blueprint: int) -> None:
-    env = EsperVectorEnv(len(Style), "micro", device="cpu", horizon=200)
+    upset_nothing(EsperVectorEnv(len(Style), "micro", device="cpu", horizon=200), blueprint)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blueprint", TRANSFORMER_BLUEPRINTS)
+def test_nor_do_they_upset_a_host_that_reads_text(blueprint: int) -> None:
+    upset_nothing(texts(len(Style), STORIES, horizon=200), blueprint)
+
+
+def upset_nothing(env: EsperVectorEnv, blueprint: int) -> None:
     slots = range(env.facts.num_slots)
     env.reset(seed=0)
     heads = {"blueprint": blueprint, "tempo": 2, "alpha_target": 2}

@@ -50,3 +50,18 @@ def test_switches_are_as_before_after_an_error() -> None:
     with pytest.raises(KeyError), precision.switches(False, True, torch.device("cpu")):
         raise KeyError
     assert torch.tensor([TINIEST]).mul(0.5).item() > 0
+
+
+def test_attention_has_the_same_bits_every_time_where_that_is_asked_for() -> None:
+    """The gradients of the other kernels are sums in any order."""
+    kernels = torch.backends.cuda
+    for deterministic in (True, False):
+        with precision.switches(False, deterministic, torch.device("cuda")):
+            assert kernels.math_sdp_enabled()
+            others = (
+                kernels.flash_sdp_enabled(),
+                kernels.mem_efficient_sdp_enabled(),
+                kernels.cudnn_sdp_enabled(),
+            )
+            assert all(others) == (not deterministic)
+        assert kernels.flash_sdp_enabled()

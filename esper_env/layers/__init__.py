@@ -1,0 +1,1 @@
+"""Layers that hosts and branches are both made of."""

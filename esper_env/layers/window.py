@@ -1,0 +1,88 @@
+"""Attention to the last few tokens alone."""
+
+import warnings
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from esper_env.layers.transformer import HEAD_SIZE, INIT_STD, Attention
+
+FLEX, SDPA = "FlexAttention", "SDPA"
+"""What windows can be computed by."""
+
+
+class WindowAttention(Attention):
+    """Causal self-attention in which a token sees the last `window` ones, itself among them.
+
+    By FlexAttention (J. Dong et al., 2024), which leaves out blocks that nobody sees, where torch can compile
+    it for the device; else by scaled dot product attention with the same mask. `window_form` says which.
+
+    Args:
+        width: features of a token, a multiple of `heads`.
+        heads: their number.
+        window: tokens that each one sees.
+        std: of the initial weights of `out`.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, std: float = INIT_STD) -> None:
+        super().__init__(width, heads, std)
+        self.window = window
+
+    def mix(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """See `Attention`."""
+        # What torch.fx traces has to run anywhere.
+        if isinstance(q, fx.Proxy) or window_form(q.device, q.dtype) == SDPA:
+            return by_mask(q, k, v, self.window)
+        return by_blocks(q, k, v, self.window)
+
+
+def by_mask(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """Attention in a window by scaled dot product attention; all (batch, head, token, feature)."""
+    tokens = q.shape[2]
+    seen = q.new_ones((tokens, tokens), dtype=torch.bool).tril().triu(1 - window)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+def by_blocks(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int, compiled: bool = True
+) -> torch.Tensor:
+    """The same by FlexAttention; not compiled, it computes all blocks and serves as a check."""
+    mixed: torch.Tensor = _flex(compiled)(q, k, v, block_mask=_blocks(q.shape[2], window, q.device))
+    return mixed
+
+
+def window_form(device: torch.device, dtype: torch.dtype) -> str:
+    """What windows of this type of number are computed by on this device: `FLEX` or `SDPA`."""
+    return FLEX if device.type == "cuda" and dtype != torch.float64 and _compiles(device) else SDPA
+
+
+@cache
+def _compiles(device: torch.device) -> bool:
+    """Whether FlexAttention runs there, forward and backward: tried once, on a few zeros."""
+    q = torch.zeros(1, 1, 128, HEAD_SIZE, device=device, requires_grad=True)
+    try:
+        by_blocks(q, q, q, window=32).sum().backward()
+    except Exception as error:
+        warnings.warn(f"attention in windows is computed by {SDPA} on {device}: {error}", stacklevel=2)
+        return False
+    return True
+
+
+@cache
+def _flex(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention  # 0.7 s, and rarely needed
+
+    return torch.compile(flex_attention) if compiled else flex_attention
+
+
+@lru_cache(maxsize=64)
+def _blocks(tokens: int, window: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & (query - key < window)
+
+    return create_block_mask(seen, None, None, tokens, tokens, device=str(device))

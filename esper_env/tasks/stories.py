@@ -1,0 +1,127 @@
+"""A task of stories: a host reads windows of tokens and predicts the next token after each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from esper_env.tasks import plot, tinystories
+from esper_env.tasks.config import TaskConfig
+from esper_env.tasks.folder import cache_folder
+from esper_env.tasks.tokenizer import Code
+from esper_env.tasks.windows import TextSplit
+
+
+@dataclass(frozen=True)
+class StoryTask:
+    """Predicting the next token. Tensors are shared by all environments of the process: never written to."""
+
+    name: str
+    """The `data` of the config."""
+    provenance: str
+    """One line that says what the stories are and where they come from."""
+    train: TextSplit
+    validation: TextSplit
+    test: TextSplit
+    """The three splits; no story is in two of them."""
+    code: Code
+    """What tokens stand for."""
+    dtype: torch.dtype = torch.float32
+    """Type of number of networks for this task."""
+    family: str = "text"
+    """What kind of input a host gets."""
+
+    @property
+    def num_classes(self) -> int:
+        """Entries of the vocabulary."""
+        return self.code.size
+
+    @property
+    def input_shape(self) -> tuple[int]:
+        """(context,): tokens of a sample, as a host gets it."""
+        return (self.train.context,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens are."""
+        return self.train.tokens.device
+
+    @property
+    def characters_per_token(self) -> float:
+        """Characters of text for each token that is predicted in the validation split."""
+        split = self.validation
+        read = split.tokens[1 : split.num_samples * split.context + 1].cpu()
+        counts = torch.bincount(read, minlength=self.code.size).numpy()
+        return float(counts @ self.code.characters) / len(read)
+
+    def in_type(self, dtype: torch.dtype) -> "StoryTask":
+        """The same task for networks of another type of number."""
+        return replace(self, dtype=dtype)
+
+    def decode(self, tokens: torch.Tensor | Iterable[int]) -> str:
+        """The text of some tokens, (token,); the end of a story is `<|endoftext|>`."""
+        return self.code.decode(tokens.tolist() if isinstance(tokens, torch.Tensor) else tokens)
+
+
+def load_stories(config: TaskConfig, context: int, device: torch.device) -> StoryTask:
+    """The stories of a config in windows of `context` tokens. Tokens are held once per process and device.
+
+    Raises:
+        ValueError: files that are incomplete or damaged, or a split with fewer windows than asked for.
+        DataUnavailableError: no files, and no download.
+    """
+    sizes: tuple[int | None, ...]
+    code: Code
+    if config.data == "procedural":
+        sizes, code = config.sizes("text"), plot.Words()
+        splits = _procedural(config.sizes("text"), context, config.generator_seed, device)
+        provenance = f"procedural stories, grammar v{plot.VERSION}, seed {config.generator_seed}"
+    else:
+        sizes = (config.train_size, config.val_size, config.test_size)
+        splits, code, provenance = _from_files(config, device)
+    names = ("train", "val", "test")
+    train, validation, test = (
+        _cut(name, tokens, context, size) for name, tokens, size in zip(names, splits, sizes, strict=True)
+    )
+    return StoryTask(config.data, f"{provenance}; {context} tokens a window", train, validation, test, code)
+
+
+_Splits = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@cache
+def _procedural(sizes: tuple[int, int, int], context: int, seed: int, device: torch.device) -> _Splits:
+    train, validation, test = (
+        torch.from_numpy(plot.generate(size, context, seed, split)).to(device)
+        for split, size in enumerate(sizes)
+    )
+    return train, validation, test
+
+
+_READ: dict[tuple[Path, float, int, torch.device], tuple[_Splits, Code, str]] = {}
+"""What was read from files, by what decides the tokens."""
+
+
+def _from_files(config: TaskConfig, device: torch.device) -> tuple[_Splits, Code, str]:
+    path, named_by = cache_folder(config.data_dir)
+    share = config.validation_share("text")
+    key = (path.resolve(), share, config.vocabulary, device)
+    if key not in _READ:
+        read = tinystories.load(path, named_by, config.patience, share, config.vocabulary)
+        train, validation, test = (torch.from_numpy(tokens).to(device) for tokens in read.splits)
+        _READ[key] = (train, validation, test), read.code, read.provenance
+    return _READ[key]
+
+
+def _cut(name: str, tokens: torch.Tensor, context: int, size: int | None) -> TextSplit:
+    """The first `size` windows of a split; None for all."""
+    split = TextSplit(tokens, context)
+    if split.num_samples < (size or 1):
+        wanted = f"task.{name}_size={size}" if size else f"context={context}"
+        raise ValueError(
+            f"{wanted} is not allowed: the {name} split has {len(tokens)} tokens, which make "
+            f"{split.num_samples} windows of {context} tokens and one more"
+        )
+    return split if size is None else TextSplit(tokens[: size * context + 1], context)
