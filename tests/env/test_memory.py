@@ -125,7 +125,7 @@ def training(setup: Setup, networks: Networks) -> Callable[[], None]:
     def work() -> None:
         planned = plan(setup.loaded_task, envs.tolist(), [0] * len(envs), setup.epoch_size)
         program = Program(networks.kinds, kernels, modules, envs, setup)
-        program.load(modules, envs, np.ones(len(envs)), networks.draws(envs, True))
+        program.load(modules, envs, 0 * envs, np.ones(len(envs)), networks.draws(envs, True))
         program.step(*batch(setup.loaded_task, kernels, planned[:, :, : setup.config.batch_size]))
 
     return work
