@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from esper_env.engine.kinds import GATE
@@ -33,7 +32,7 @@ def copy_of(pool: Pool, row: Rows, has_gate: bool, has_momenta: bool) -> Copy:
         {
             index: {kind: _to_cpu(each) for kind, each in memories[name].items()}
             for index, name in enumerate(group)
-            if name in memories and memories[name].get(PER_TENSOR, 1)
+            if name in memories and _stepped(memories[name])
         }
         for group in _groups(pool, row, names)
     ]
@@ -71,6 +70,11 @@ def _memories(pool: Pool, row: Rows) -> dict[str, dict[str, Tensor]]:
     }
     learns = zip(pool.tensors.names, pool.tensors.learns, strict=True)
     return {name: {kind: every[name] for kind, every in views.items()} for name, each in learns if each}
+
+
+def _stepped(memory: dict[str, Tensor]) -> bool:
+    """Whether there is anything to remember; AdamW counts from its first step on."""
+    return PER_TENSOR not in memory or bool(memory[PER_TENSOR] > 0)
 
 
 def _groups(pool: Pool, row: Rows, names: list[str]) -> list[list[str]]:

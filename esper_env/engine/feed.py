@@ -43,7 +43,9 @@ def batch(task: Task, kernels: Kernels, part: Tensor) -> tuple[Tensor, Tensor]:
     return x, task.train.labels.index_select(0, part[0].flatten()).view_as(part[0])
 
 
-def evaluation(task: Task, kernels: Kernels, split: Split | TextSplit, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def evaluation(
+    task: Task, kernels: Kernels, split: Split | TextSplit, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
     """Some samples of a split as they are, (x, y) for one row.
 
     Images: x (sample, height, width, channel), y int64 (sample,). Stories: x and y int64 (sample, token).

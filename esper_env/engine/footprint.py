@@ -35,11 +35,9 @@ from esper_env.slots.grown import Graft, build_branch, build_gate, seeded
 
 ROWS = 2
 """Networks of a counting pass: a single one saves the kernels some copies."""
-VALUES_MEASURED = {"image": 7, "text": 14}
-"""Values of a slot's shape that are there at once where a network is measured with and without a module. Images:
-5 in the row that has it, 2 in the other. Texts: 12, most of them hidden features, and 2."""
-VALUES_PASSING = {"image": (2, 4), "text": (2, 4)}
-"""Values of the last place's shape that a gradient takes on its way back, without and with a module there."""
+VALUES_MEASURED = {"image": 7, "text": 10}
+"""Values of a slot's shape that are there at once where a network is measured with and without a module.
+Images: 5 in the row that has it, 2 in the other. Texts: 8 of hidden features, and 2."""
 MOST_DOUBLINGS = 3
 """Slots at which variants part, by default (`attribution.lattice_up_to`)."""
 PLANNED = 4 * 8
@@ -106,7 +104,7 @@ def footprint(setup: Setup) -> Footprint:
     ]
     worst = [alone, *(max(parts, key=lambda part: part.kept) for parts in kinds if parts)]
     batch, itemsize, image = config.batch_size, TYPES[config.precision].itemsize, prod(host.input_shape)
-    passing, more = (itemsize * (image + _passing(host, values)) for values in VALUES_PASSING[family])
+    passing, more = (itemsize * (image + _passing(host, values)) for values in (2, 4))
     copied, planned = sum(part.copied for part in worst), PLANNED * setup.epoch_size
     return Footprint(
         host=alone.held,

@@ -63,7 +63,7 @@ class Branches:
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """Tokens as images of one pixel, which blend as images do: a gate has a value for each. Images as they are."""
+    """Tokens as images of one pixel, which blend as such: a gate has a value for each. Images as they are."""
     return x.flatten(1, 2)[:, :, None, None] if x.dim() == 4 else x
 
 

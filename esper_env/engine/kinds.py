@@ -8,8 +8,8 @@ from torch import nn
 from esper_env.contracts.action import Style
 from esper_env.engine.planted import on_device
 from esper_env.engine.pool import Pool
-from esper_env.engine.setup import Setup
 from esper_env.engine.score import Score, score_of
+from esper_env.engine.setup import Setup
 from esper_env.engine.stacked import Forward, forward_of, joined
 from esper_env.slots.grown import Graft, build_branch, build_gate, seeded
 
@@ -57,7 +57,8 @@ class Kinds:
         segments = [(f"segments.{index}.", each) for index, each in enumerate(host.segments)]
         forwards = tuple(forward_of(each, prefix, self._family) for prefix, each in segments[:-1])
         pairs = tuple(
-            joined([*host.segments[index : index + 2]], prefix) for index, (prefix, _) in enumerate(segments[:-1])
+            joined([*host.segments[index : index + 2]], prefix)
+            for index, (prefix, _) in enumerate(segments[:-1])
         )
         score, optimizer = score_of(segments[-1][1], segments[-1][0], self._family), setup.config.optimizer
         pool = Pool(self.on_device(host), num_envs, optimizer.remembered(host=True))

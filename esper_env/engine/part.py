@@ -8,7 +8,6 @@ from torch import Tensor
 from esper_env.engine.kernels.kernels import AdamW, Descent, Gradient, Kernels
 from esper_env.engine.kinds import GATE, Kind
 
-
 Trained = tuple[float, Descent | AdamW]
 """Learning rate before schedule and warm-up, and how weights descend."""
 

@@ -117,7 +117,7 @@ class _MeanLoss(torch.autograd.Function):
 
 
 def _pieces(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows and tokens whose logits are there at once. On a CPU no piece depends on how many rows there are."""
+    """Rows and tokens whose logits are there at once. On a CPU a piece is of one row alone."""
     rows, tokens = x.shape[:2]
     together = 1 if x.device.type == "cpu" else rows
     count = max(1, LOGITS[x.device.type] // (together * weight.shape[1]))

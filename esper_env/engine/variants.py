@@ -17,15 +17,15 @@ from esper_env.engine.feed import evaluation
 from esper_env.engine.junction import Assembly, Junction
 from esper_env.engine.kinds import Kinds
 from esper_env.engine.precision import precision
-from esper_env.engine.setup import Setup
 from esper_env.engine.score import Score
+from esper_env.engine.setup import Setup
 from esper_env.engine.stacked import Forward, Run, Tensors
 from esper_env.engine.topology import Bools, Ints, Modules
 from esper_env.tasks.task import Split
 from esper_env.tasks.windows import TextSplit
 
 SAMPLES = {"image": 128, "text": 32}
-"""Samples at a time, by family. Always the same, so that sums are: a network's figures don't depend on others."""
+"""Samples at a time, by family. Always the same, so that sums are: figures don't depend on other networks."""
 
 
 class Pass(NamedTuple):
@@ -86,7 +86,7 @@ class Measuring:
         self._last = self._of_host(index)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """float64 (row, 2): sums of cross-entropy in nats and of correct answers over samples, the same for all.
+        """float64 (row, 2): sums of cross-entropy in nats and of correct answers, over the same samples.
 
         Args:
             x: (sample, ...), as a row of `Program.step`.

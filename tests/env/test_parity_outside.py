@@ -93,7 +93,9 @@ TEXT_BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
         nn.GELU(approximate="tanh"),
     ),
     "wide_text": lambda place: nn.Sequential(
-        nn.LayerNorm(place.channels, elementwise_affine=False), nn.Softsign(), nn.Linear(place.channels, place.channels)
+        nn.LayerNorm(place.channels, elementwise_affine=False),
+        nn.Softsign(),
+        nn.Linear(place.channels, place.channels),
     ),
 }
 BUILDERS: dict[str, Callable[[Place], nn.Module]] = {

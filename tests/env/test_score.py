@@ -42,7 +42,11 @@ def heads(
     assert isinstance(fused, NextTokens)
     every = [dict(each.named_parameters()) for each in segments]
     names = every[0]
-    return fused, segments, {n: torch.stack([own[n].detach() for own in every]).requires_grad_() for n in names}
+    return (
+        fused,
+        segments,
+        {n: torch.stack([own[n].detach() for own in every]).requires_grad_() for n in names},
+    )
 
 
 def batch(

@@ -32,7 +32,7 @@ def texts(
     engine: str = "reference",
     **arguments: Any,
 ) -> EsperVectorEnv:
-    """EsperTinyStories with the smallest host on few windows of procedural stories; `engine` as in `engines`."""
+    """EsperTinyStories with the smallest host on few short windows; `engine` as in `engines.ENGINES`."""
     arguments = {"horizon": 20, "autoreset_mode": "DISABLED", "device": "cpu"} | arguments
     arguments = {"host": "gpt_micro", "data": "procedural"} | arguments
     return EsperVectorEnv(

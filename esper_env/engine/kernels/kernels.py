@@ -241,8 +241,11 @@ class Kernels(Protocol):
         """The same step with Adam.
 
         Args:
-            values: as in `update`; so are `squares`, `gradients` and `lr`.
+            values: (row, parameter), as in `update`.
             memory: means `exp_avg` and `exp_avg_sq`, (row, parameter), and `step`, (row, tensor): how many
                 each tensor has had.
+            squares: (row, tensor), as in `update`.
+            gradients: of the tensors that have one; a missing tensor stays as it is, and so does its memory.
+            lr: (row,), learning rates.
             descent: the rest.
         """

@@ -183,7 +183,6 @@ class TorchKernels:
             value.sub_(momentum * lr[:, None])
             taken += size
 
-
     def update_adamw(
         self,
         values: Tensor,
@@ -193,9 +192,11 @@ class TorchKernels:
         lr: Tensor,
         descent: AdamW,
     ) -> None:
-        """See `Kernels`. Sums of squares are taken in steps, so that torch does not share them out to threads."""
-        flat = [gradient.value.flatten(1, -2) if gradient.value.dim() > 2 else gradient.value[:, None]
-                for gradient in gradients]
+        """See `Kernels`. Squares are added up in steps, so that torch does not share them out to threads."""
+        flat = [
+            gradient.value.flatten(1, -2) if gradient.value.dim() > 2 else gradient.value[:, None]
+            for gradient in gradients
+        ]
         sums = torch.stack([each.to(values.dtype).square().sum(dim=2).sum(dim=1) for each in flat], dim=1)
         scale = (descent.clip_norm / (sums.sum(dim=1).sqrt() + 1e-6)).clamp(max=1.0)[:, None]
         for gradient, square in zip(gradients, sums.unbind(1), strict=True):
