@@ -102,10 +102,10 @@ class _MeanLoss(torch.autograd.Function):
         to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
         for at in _pieces(x, weight):
             own, rows = x[at], at[0]
-            losses[at], share = _shares(_logits(own, weight[rows]), y[at])
+            losses[at], gradient, total = _exponentials(_logits(own, weight[rows]), y[at])
             if ctx.needs_input_grad[0]:
-                to_x[at] = torch.bmm(share, weight[rows])
-            _add_product(to_weight[rows], share.transpose(1, 2), own)
+                to_x[at] = torch.bmm(gradient, weight[rows]) / total
+            _add_product(to_weight[rows], gradient.transpose(1, 2), own / total)
         ctx.save_for_backward(to_x, to_weight)
         return losses.mean(dim=1)
 
@@ -135,12 +135,17 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _shares(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropies (row, token), and their gradients with respect to the logits."""
-    index, share = y[..., None], logits.softmax(dim=-1)
-    # The largest share is at least 1 / vocabulary, so that its logarithm is exact where others are not.
-    losses = logits.amax(dim=-1) - share.amax(dim=-1).log() - logits.gather(-1, index)[..., 0]
-    return losses, share.scatter_add_(-1, index, share.new_full((), -1.0).expand(index.shape))
+def _exponentials(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropies (row, token) of logits, which become their own gradients but for a factor.
+
+    Returns:
+        Losses, gradients times the sum of exponentials, and these sums, (row, token, 1).
+    """
+    index = y[..., None]
+    logits.sub_(logits.amax(dim=-1, keepdim=True))
+    right = logits.gather(-1, index)
+    total = logits.exp_().sum(dim=-1, keepdim=True)
+    return (total.log() - right)[..., 0], logits.scatter_add_(-1, index, -total), total
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
