@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from esper_env.engine.stacked import Forward, Run, Tensors, forward_of, stacked
 from esper_env.hosts.gpt import TiedHead
 
-LOGITS = {"cpu": 2**18, "cuda": 2**27}
+LOGITS = {"cpu": 2**20, "cuda": 2**27}
 """Most logits of texts at once, by device: as suits a cache, or the launch of large products."""
 
 
