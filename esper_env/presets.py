@@ -55,7 +55,6 @@ def stories() -> EsperConfig:
         {
             "host.name": "gpt_small",
             "task.data": "tinystories",
-            "engine.name": "reference",
             "engine.epoch_size": 256,
             "engine.batch_size": 32,
             "engine.counterfactual_size": 64,

@@ -189,3 +189,39 @@ def test_the_command_measures_writes_and_says_what_it_skipped(tmp_path, monkeypa
     assert "% of the fp32 product" in table
     throughput.main([*shared.split(), "--out", str(tmp_path), "--budget-minutes", "0"])
     assert capsys.readouterr().out.count("| skipped: no time left |") == len(rows)
+
+
+def test_language_hosts_are_measured_with_the_losses_of_the_reference_engine(tmp_path, monkeypatch):
+    benchmark, machine = import_module("throughput_text"), import_module("machine")
+    monkeypatch.setattr(benchmark, "peak", lambda device: machine.Peak({"fp32": 1e11, "bf16": 1e12}, 1e10))
+    shared = "--hosts gpt_micro --num-envs 1 2 --rounds 2 --batches 2 --batch-size 4 --context 8 --threads 1"
+    rows = benchmark.main([*shared.split(), "--data", "procedural", "--out", str(tmp_path)])
+    assert [(row.cell.num_envs, row.peer[:3], len(row.timings)) for row in rows] == [
+        (1, "(a)", 2), (1, "(e)", 2), (2, "(a)", 2), (2, "(e)", 2),
+    ]  # fmt: skip
+    assert all(0 < timing.train < timing.step for row in rows for timing in row.timings)
+    assert max(row.deviation[1] for row in rows) < 1e-4
+    assert rows[-1].tokens == 2 * 2 * 4 * 8
+    assert rows[-1].flops == 16 * import_module("peers.text").setup(rows[-1].cell).facts.host_flops
+    table = (tmp_path / "throughput_text.md").read_text()
+    assert table.count("| (e) ours |") == 2
+    assert len(json.loads((tmp_path / "throughput_text.json").read_text())["rows"]) == 4
+
+
+def test_a_text_peer_that_does_less_work_is_refused():
+    text, benchmark = import_module("peers.text"), import_module("throughput_text")
+
+    class Lazy(text.PlainGpt):
+        """Forgets to warm up."""
+
+        def reset(self, **given):
+            shown = super().reset(**given)
+            self._warmth = type("Never", (), {"step": lambda self: None})()
+            return shown
+
+    class LazyPeer(text.SyncTextPeer):
+        kind = Lazy
+
+    cell = text.Cell("gpt_micro", 2, batches=8, batch_size=4, context=8, data="procedural")
+    with pytest.raises(ValueError, match="refused, other losses"):
+        benchmark.measure(cell, [1], 1, [LazyPeer])

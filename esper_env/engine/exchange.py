@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from esper_env.engine.kinds import GATE
+from esper_env.engine.optimizer import PER_TENSOR
 from esper_env.engine.pool import Pool, Rows
 from esper_env.engine.snapshot import Copy
 
@@ -26,15 +27,14 @@ def copy_of(pool: Pool, row: Rows, has_gate: bool, has_momenta: bool) -> Copy:
     }
     aliases = pool.tensors.aliases.items()
     weights |= {alias: weights[name].clone() for alias, name in aliases if name in weights}
-    momenta = pool.tensors.views(row.momenta[None])
-    learns = dict(zip(pool.tensors.names, pool.tensors.learns, strict=True))
+    memories = _memories(pool, row) if has_momenta else {}
     optimizers = [
         {
-            index: {"momentum_buffer": _to_cpu(momenta[name][0])}
+            index: {kind: _to_cpu(each) for kind, each in memories[name].items()}
             for index, name in enumerate(group)
-            if learns[name] and has_momenta
+            if name in memories and _stepped(memories[name])
         }
-        for group in _groups(names)
+        for group in _groups(pool, row, names)
     ]
     return {"weights": weights, "optimizers": optimizers}
 
@@ -47,20 +47,41 @@ def write(pool: Pool, row: Rows, copy: Copy) -> None:
         row: views of it.
         copy: one that is known to fit.
     """
-    row.values.zero_()
-    row.momenta.zero_()
+    for each in (row.values, *row.memory.values()):
+        each.zero_()
     own = pool.views(row) | row.buffers
     for name in copy["weights"].keys() - pool.tensors.aliases.keys():
         own[name].copy_(copy["weights"][name])
-    momenta = pool.tensors.views(row.momenta[None])
+    memories = _memories(pool, row)
     names = [name for name in pool.tensors.names if name in copy["weights"]]
-    for group, state in zip(_groups(names), copy["optimizers"], strict=False):
+    for group, state in zip(_groups(pool, row, names), copy["optimizers"], strict=False):
         for index, remembered in state.items():
-            momenta[group[index]][0].copy_(remembered["momentum_buffer"])
+            for kind, each in memories[group[index]].items():
+                each.copy_(remembered[kind])
 
 
-def _groups(names: list[str]) -> list[list[str]]:
-    """What each optimizer has: the branch's or the host's parameters, then the gate's."""
+def _memories(pool: Pool, row: Rows) -> dict[str, dict[str, Tensor]]:
+    """By tensor that learns, views of what is remembered of it."""
+    views = {
+        kind: dict(zip(pool.tensors.names, each, strict=True))
+        if kind == PER_TENSOR
+        else {name: view[0] for name, view in pool.tensors.views(each[None]).items()}
+        for kind, each in row.memory.items()
+    }
+    learns = zip(pool.tensors.names, pool.tensors.learns, strict=True)
+    return {name: {kind: every[name] for kind, every in views.items()} for name, each in learns if each}
+
+
+def _stepped(memory: dict[str, Tensor]) -> bool:
+    """Whether there is anything to remember; AdamW counts from its first step on."""
+    return PER_TENSOR not in memory or bool(memory[PER_TENSOR] > 0)
+
+
+def _groups(pool: Pool, row: Rows, names: list[str]) -> list[list[str]]:
+    """What each optimizer has, in its order: the branch's or the host's parameters, then the gate's."""
+    if PER_TENSOR in row.memory:  # AdamW has matrices first, see `engine.optimizer`
+        shapes = dict(zip(pool.tensors.names, pool.tensors.shapes, strict=True))
+        names = sorted(names, key=lambda name: len(shapes[name]) < 2)
     gate = [name for name in names if name.startswith(GATE)]
     rest = [name for name in names if not name.startswith(GATE)]
     return [group for group in (rest, gate) if group]

@@ -9,7 +9,8 @@ from torch import Tensor
 from esper_env.engine.kernels.kernels import Kernels
 from esper_env.tasks import loader
 from esper_env.tasks.stories import StoryTask
-from esper_env.tasks.task import Task
+from esper_env.tasks.task import ImageTask, Split, Task
+from esper_env.tasks.windows import TextSplit
 
 
 def plan(task: Task, seeds: Sequence[int], epochs: Sequence[int], epoch_size: int) -> Tensor:
@@ -40,3 +41,24 @@ def batch(task: Task, kernels: Kernels, part: Tensor) -> tuple[Tensor, Tensor]:
     shift, scale = loader.normalization(task)
     x = kernels.images(task.train.images, part[0], crop, task.crop_padding, shift, scale)
     return x, task.train.labels.index_select(0, part[0].flatten()).view_as(part[0])
+
+
+def evaluation(
+    task: Task, kernels: Kernels, split: Split | TextSplit, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Some samples of a split as they are, (x, y) for one row.
+
+    Images: x (sample, height, width, channel), y int64 (sample,). Stories: x and y int64 (sample, token).
+
+    Args:
+        task: of the split.
+        kernels: what to read images with.
+        split: images of a task of images, else windows.
+        chosen: int64 (sample,), indices.
+    """
+    if isinstance(split, TextSplit):
+        return split.windows(chosen)
+    assert isinstance(task, ImageTask), "images of a task of images"
+    shift, scale = loader.normalization(task)
+    x = kernels.images(split.images, chosen[None], None, 0, shift, scale)[0]
+    return x, split.labels.index_select(0, chosen)

@@ -8,7 +8,7 @@ autograd keeps is added up. `docs/engine.md` has the formula.
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import chain
 from math import prod
 
@@ -23,18 +23,21 @@ from esper_env.engine.junction import Branches, Junction
 from esper_env.engine.kernels.choice import choose
 from esper_env.engine.kernels.kernels import Rows
 from esper_env.engine.kinds import GATE
+from esper_env.engine.optimizer import PER_TENSOR
+from esper_env.engine.pool import Tensors as PoolTensors
 from esper_env.engine.precision import TYPES, precision
+from esper_env.engine.score import score_of
 from esper_env.engine.setup import Setup
-from esper_env.engine.stacked import Run, row_by_row, stacked
+from esper_env.engine.stacked import Run, forward_of
 from esper_env.engine.variants import SAMPLES
 from esper_env.hosts.host import Host
 from esper_env.slots.grown import Graft, build_branch, build_gate, seeded
 
 ROWS = 2
 """Networks of a counting pass: a single one saves the kernels some copies."""
-VALUES_MEASURED = 7
-"""Values of a slot's shape that are there at once where a network is measured with and without a module: 5 in
-the row that has it, 2 in the other."""
+VALUES_MEASURED = {"image": 7, "text": 10}
+"""Values of a slot's shape that are there at once where a network is measured with and without a module.
+Images: 5 in the row that has it, 2 in the other. Texts: 8 of hidden features, and 2."""
 MOST_DOUBLINGS = 3
 """Slots at which variants part, by default (`attribution.lattice_up_to`)."""
 PLANNED = 4 * 8
@@ -47,6 +50,8 @@ class Part:
 
     weights: int
     """Parameters, frozen ones too."""
+    memory: int
+    """What their optimizers remember."""
     buffers: int
     kept: int
     """What autograd keeps of one sample until the gradient comes back."""
@@ -54,12 +59,12 @@ class Part:
     @property
     def held(self) -> int:
         """For good: weights, momenta and buffers, as they are and as the governor remembers them."""
-        return 2 * (2 * self.weights + self.buffers)
+        return 2 * (self.weights + self.memory + self.buffers)
 
     @property
     def copied(self) -> int:
         """In a program: the row's copy of those, weights as the kernels take them, gradients, the step."""
-        return 5 * self.weights + self.buffers
+        return 4 * self.weights + self.memory + self.buffers
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,15 @@ class Footprint:
 
 def footprint(setup: Setup) -> Footprint:
     """What an environment takes. Nothing of the engine has to be there, nor the data."""
-    config = setup.config
+    config, family = setup.config, setup.family
+    remembered = [config.optimizer.remembered(host=each) for each in (True, False)]
     with seeded(0):
         host = setup.build_host()
-        alone = _host(host, config.precision)
+        alone = _host(host, config.precision, remembered[0])
     places = [host.places[index] for index in setup.slot_places]
     kinds = [
-        [_module(b, place, config.precision) for b in setup.blueprints if b.fits(place)] for place in places
+        [_module(b, place, config.precision, remembered[1]) for b in setup.blueprints if b.fits(place)]
+        for place in places
     ]
     worst = [alone, *(max(parts, key=lambda part: part.kept) for parts in kinds if parts)]
     batch, itemsize, image = config.batch_size, TYPES[config.precision].itemsize, prod(host.input_shape)
@@ -104,7 +111,7 @@ def footprint(setup: Setup) -> Footprint:
         modules=sum(part.held for parts in kinds for part in parts),
         host_row=batch * (alone.kept + passing) + alone.copied + planned,
         trained=batch * (sum(part.kept for part in worst) + more) + copied + planned,
-        measured=SAMPLES * itemsize * (image + _measured(places)) + copied,
+        measured=SAMPLES[family] * itemsize * (image + _measured(places, VALUES_MEASURED[family])) + copied,
         recording=copied,
     )
 
@@ -119,51 +126,67 @@ def _passing(host: Host, values: int) -> int:
     return max(values * sizes[-1], *sizes)
 
 
-def _measured(places: list[Place]) -> int:
+def _measured(places: list[Place], values: int) -> int:
     """Most numbers at once while all variants of a network are measured, of one sample."""
     doubled = (2 ** min(slot, MOST_DOUBLINGS - 1) * prod(place.shape) for slot, place in enumerate(places))
-    return VALUES_MEASURED * max(doubled, default=0)
+    return values * max(doubled, default=0)
 
 
-def _host(host: Host, precise: str) -> Part:
-    tensors, run = _tensors(host, precise), _run(precise)
-    forwards = [
-        stacked(each, f"segments.{index}.") or row_by_row(each, f"segments.{index}.")
-        for index, each in enumerate(host.segments)
-    ]
-    channels, height, width = host.input_shape
+def _host(host: Host, precise: str, remembered: tuple[str, ...]) -> Part:
+    tensors, run, family = _tensors(host, precise), _run(precise), host.places[0].family
+    segments = [(each, f"segments.{index}.") for index, each in enumerate(host.segments)]
+    forwards = [forward_of(each, prefix, family) for each, prefix in segments[:-1]]
+    score = score_of(*segments[-1], family)
 
-    def forward(x: Tensor) -> Tensor:
-        return reduce(lambda value, each: each(run, tensors, value), forwards, x)
+    def forward(samples: int) -> object:
+        x = _input(host, samples, precise)
+        y = x if x.dim() == 3 else x.new_zeros(x.shape[:2], dtype=torch.int64)
+        for each in forwards:
+            x = each(run, tensors, x)
+        return score.train(run, tensors, x, y)
 
-    return _part(host, _kept(forward, (height, width, channels), precise, gradient=False), precise)
+    return _part(host, _kept(forward, precise), precise, remembered)
+
+
+def _input(host: Host, samples: int, precise: str) -> Tensor:
+    """Some samples for each row as a host reads them: tokens that are all 0, or images of noise."""
+    like = host.sample(samples)
+    if not like.is_floating_point():
+        return torch.zeros(ROWS, *like.shape, dtype=like.dtype)
+    return torch.randn(ROWS, *like.shape, dtype=TYPES[precise]).permute(0, 1, 3, 4, 2).contiguous()
 
 
 @lru_cache(maxsize=1024)
-def _module(blueprint: Blueprint, place: Place, precise: str) -> Part:
+def _module(blueprint: Blueprint, place: Place, precise: str, remembered: tuple[str, ...]) -> Part:
     """Branch, gate, and how their output joins the host's value in some of the rows of a mixture."""
     graft = Graft(build_branch(blueprint, place, 0), Style.GATED)
     graft.gate = build_gate(place, 0)
-    channels, height, width = place.shape
+    shape = (*place.shape[1:], place.shape[0]) if place.family == "cnn" else place.shape
     with seeded(0):
-        kept = _kept(_junction(graft, precise), (height, width, channels), precise, gradient=True)
-    return _part(graft, kept, precise)
+        join = _junction(graft, precise, place.family)
+
+        def forward(samples: int) -> object:
+            return join(torch.randn(ROWS, samples, *shape, dtype=TYPES[precise], requires_grad=True))
+
+        return _part(graft, _kept(forward, precise), precise, remembered)
 
 
-def _junction(graft: Graft, precise: str) -> Junction:
+def _junction(graft: Graft, precise: str, family: str) -> Junction:
     """A slot that blends such a module into every row, as if there were others that don't."""
-    run, gate = _run(precise), stacked(graft.gate, GATE) if graft.gate is not None else None
-    forward = stacked(graft.branch, "branch.") or row_by_row(graft.branch, "branch.")
+    run, gate = _run(precise), None if graft.gate is None else forward_of(graft.gate, GATE, family)
+    forward = forward_of(graft.branch, "branch.", family)
     alpha = torch.full((ROWS, 1, 1, 1, 1), 0.5, dtype=TYPES[precise])
     rows = Rows.of(range(ROWS)[::-1], alpha.device)
     branches = Branches(0, rows, alpha, forward, _tensors(graft, precise), run, gate)
     return Junction(run, [], [branches], [], False)
 
 
-def _part(module: nn.Module, kept: int, precise: str) -> Part:
+def _part(module: nn.Module, kept: int, precise: str, remembered: tuple[str, ...]) -> Part:
     typed = module.to(TYPES[precise])
     weights, buffers = (sum(each.nbytes for each in every) for every in (typed.parameters(), typed.buffers()))
-    return Part(weights, buffers, kept)
+    steps = torch.float32.itemsize * len([*typed.parameters()])
+    memory = sum(steps if each == PER_TENSOR else weights for each in remembered)
+    return Part(weights, memory, buffers, kept)
 
 
 def _run(precise: str) -> Run:
@@ -172,8 +195,9 @@ def _run(precise: str) -> Run:
 
 
 def _tensors(module: nn.Module, precise: str) -> dict[str, Tensor]:
-    """Parameters and buffers of two networks, by name."""
-    return {name: value.requires_grad_(learns) for name, value, learns in _stacked(module, TYPES[precise])}
+    """Parameters and buffers of two networks, by all of their names."""
+    own = {name: value.requires_grad_(learns) for name, value, learns in _stacked(module, TYPES[precise])}
+    return PoolTensors.of(module).everywhere(own)
 
 
 def _stacked(module: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, bool]]:
@@ -182,22 +206,18 @@ def _stacked(module: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tenso
         yield name, torch.stack([typed] * ROWS), each.requires_grad
 
 
-def _kept(forward: Callable[[Tensor], Tensor], shape: tuple[int, ...], precise: str, gradient: bool) -> int:
+def _kept(forward: Callable[[int], object], precise: str) -> int:
     """Bytes that autograd keeps of one sample, the same for every sample and network.
 
     Args:
-        forward: of values (row, sample, *shape).
-        shape: of one sample.
+        forward: a pass of so many samples of each row.
         precise: precision by name.
-        gradient: whether it flows on below the value.
     """
-    few, many = (_kept_of(forward, (ROWS, samples, *shape), precise, gradient) for samples in (2, 4))
+    few, many = (_kept_of(forward, samples, precise) for samples in (2, 4))
     return (many - few) // (2 * ROWS)
 
 
-def _kept_of(
-    forward: Callable[[Tensor], Tensor], shape: tuple[int, ...], precise: str, gradient: bool
-) -> int:
+def _kept_of(forward: Callable[[int], object], samples: int, precise: str) -> int:
     held = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -205,7 +225,10 @@ def _kept_of(
         held[storage.data_ptr()] = storage
         return tensor
 
-    x = torch.randn(shape, dtype=TYPES[precise], requires_grad=gradient)
-    with torch.enable_grad(), saved_tensors_hooks(note, lambda t: t), precision(precise, x.device):
-        forward(x)
+    with (
+        torch.enable_grad(),
+        saved_tensors_hooks(note, lambda t: t),
+        precision(precise, torch.device("cpu")),
+    ):
+        forward(samples)
     return sum(storage.nbytes() for storage in held.values())

@@ -29,7 +29,7 @@ from esper_env.engine.memory import refuse_too_many, rows_at_once
 from esper_env.engine.networks import Networks
 from esper_env.engine.precision import switches
 from esper_env.engine.programs import Programs
-from esper_env.engine.setup import Setup
+from esper_env.engine.setup import Setup, windows_by
 from esper_env.engine.stacked import Run
 from esper_env.engine.variants import Pass, measure, summary
 
@@ -54,15 +54,16 @@ class FusedEngine:
         self.rows_at_once = rows_at_once(setup)
         """Most environments that are computed side by side."""
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
-        self._setup, self._task, self._num_envs = setup, setup.image_task, num_envs
+        self._setup, self._task, self._num_envs = setup, setup.loaded_task, num_envs
         config = setup.config
         self.kernels = choose(config.kernels, self._task.device, config.precision)
-        self.description = f"fused, {self.kernels.name} kernels, {config.precision}"
+        self.description = f"fused, {self.kernels.name} kernels, {config.precision}{windows_by(setup)}"
         self._networks, self._costs = Networks(num_envs, setup), Costs(setup)
         self._modules = self._networks.modules
         self._programs = Programs(self._networks.kinds, self.kernels, setup)
         self._seconds = {name: np.full(num_envs, np.nan) for name in SECONDS}
-        like, per_slot = self._task.mean, (num_envs, len(TRAINED_SLOTS), self.facts.num_slots)
+        like = torch.empty(0, dtype=self._task.dtype, device=self._task.device)
+        per_slot = (num_envs, len(TRAINED_SLOTS), self.facts.num_slots)
         self._trained = like.new_full((num_envs, len(TRAINED)), torch.nan)
         self._trained_slots = like.new_full(per_slot, torch.nan)
         self._train_flops = np.zeros(num_envs)
@@ -92,7 +93,8 @@ class FusedEngine:
         factors = [config.optimizer.factor(epoch, self._setup.horizon) for epoch in epochs]
         recording = self._programs.of(self._modules, envs)
         draws = self._networks.draws(envs, training=True)
-        recording.program.load(self._modules, envs, np.array(factors), draws)
+        batches = np.array(epochs) * (self.epoch_size // config.batch_size)
+        recording.program.load(self._modules, envs, batches, np.array(factors), draws)
         ratios = self._programs.run(recording, planned.split(config.batch_size, dim=2))
         trained, slots = recording.program.finish(ratios)
         rows = torch.from_numpy(envs).to(self._task.device)

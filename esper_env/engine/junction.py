@@ -51,14 +51,25 @@ class Branches:
 
     def _rms(self, x: Tensor) -> Tensor:
         """(row,). In steps: torch would share out a long sum to threads, and round as many as there are."""
-        squares: Tensor = self.run.kernels.mean(x.detach().square())
+        squares: Tensor = self.run.kernels.mean(_pixels(x.detach().square()))
         return squares.mean(dim=1).mean(dim=1).sqrt()
 
     def share(self, source: Tensor, h: Tensor, ratios: "Ratios | None") -> Share:
         """What is added to the host's value h; branch and gate see `source`: h, perhaps without gradient."""
         d = self.look_at(source, ratios)
         gate = None if self.gate is None else self.gate(self.run, self.tensors, source)
-        return Share(self.rows, h, d, self.alpha, gate, self.multiplies)
+        gate = None if gate is None else _pixels(gate)
+        return Share(self.rows, _pixels(h), _pixels(d), self.alpha, gate, self.multiplies)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Tokens as images of one pixel, which blend as such: a gate has a value for each. Images as they are."""
+    return x.flatten(1, 2)[:, :, None, None] if x.dim() == 4 else x
+
+
+def _like(x: Tensor, value: Tensor) -> Tensor:
+    """The reverse of `_pixels`, for some rows or all of a value x."""
+    return value.view(len(value), *x.shape[1:]) if x.dim() == 4 else value
 
 
 Ratios = list[tuple[Branches, Tensor]]
@@ -94,7 +105,7 @@ class Junction:
         """The slot's value.
 
         Args:
-            x: (row, sample, height, width, channel), value of the host.
+            x: (row, sample, height, width, channel) or (row, sample, token, feature), value of the host.
             ratios: where the delta ratio of each group, (row,), is put; None if it is not wanted.
         """
         h = x.detach()
@@ -108,12 +119,12 @@ class Junction:
 
     def _blend(self, x: Tensor, ratios: Ratios | None) -> Tensor:
         kernels = self.run.kernels
-        x, values = kernels.fork(x, [each.rows for each in self.blended])
+        own, values = kernels.fork(_pixels(x), [each.rows for each in self.blended])
         shares = [
             each.share(h.detach() if self.detach else h, h, ratios)
-            for each, h in zip(self.blended, values, strict=True)
+            for each, h in zip(self.blended, (_like(x, h) for h in values), strict=True)
         ]
-        return kernels.blend(x, shares)
+        return _like(x, kernels.blend(own, shares))
 
     @property
     def bare(self) -> bool:

@@ -166,8 +166,7 @@ class Networks:
     def _copy(self, env: int, at: int, kept: bool = False) -> snapshot.Copy:
         pool, optimizer = self._pool(env, at), self.setup.config.optimizer
         has_gate = at != HOST and bool(self.modules.has_gate[env, at])
-        momentum = optimizer.host_momentum if at == HOST else optimizer.module_momentum
-        return copy_of(pool, pool.row(env, kept), has_gate, has_momenta=momentum > 0)
+        return copy_of(pool, pool.row(env, kept), has_gate, optimizer.remembers(host=at == HOST))
 
     def set_state(self, env: int, state: Mapping[str, Any]) -> None:
         """See `Engine`."""

@@ -8,6 +8,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+PER_TENSOR = "step"
+"""What of an optimizer's memory is one number a tensor; everything else is as large as the tensor."""
+
 
 class OptimizerConfig(BaseModel):
     """How weights descend, those of the host and of each module by themselves."""
@@ -54,6 +57,16 @@ class OptimizerConfig(BaseModel):
         if self.lr_schedule == "constant":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * epoch / horizon))
+
+    def remembered(self, host: bool) -> tuple[str, ...]:
+        """What there is room for in the optimizer of a host, or of a module, as torch calls it."""
+        kind = self.host_optimizer if host else self.module_optimizer
+        return (PER_TENSOR, "exp_avg", "exp_avg_sq") if kind == "adamw" else ("momentum_buffer",)
+
+    def remembers(self, host: bool) -> bool:
+        """Whether torch's optimizer of a host, or of a module, remembers anything."""
+        adamw = PER_TENSOR in self.remembered(host)
+        return adamw or (self.host_momentum if host else self.module_momentum) > 0
 
     def warmth(self, step: int) -> float:
         """What they are multiplied with besides in the batch of this index, counted from 0 at reset."""

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from esper_env.engine.kernels.kernels import Descent, Gradient, Kernels
+from esper_env.engine.kernels.kernels import AdamW, Descent, Gradient, Kernels
 from esper_env.engine.kinds import GATE, Kind
+
+Trained = tuple[float, Descent | AdamW]
+"""Learning rate before schedule and warm-up, and how weights descend."""
 
 
 class Part:
@@ -19,7 +22,7 @@ class Part:
         gated: whether their gates are.
     """
 
-    def __init__(self, kind: Kind, at: Tensor, descent: tuple[float, Descent] | None, gated: bool) -> None:
+    def __init__(self, kind: Kind, at: Tensor, descent: Trained | None, gated: bool) -> None:
         self.kind, self.at, self._descent = kind, at, descent
         self._envs = torch.zeros_like(at)
         self.rows, tensors = kind.pool.take(self._envs), kind.pool.tensors
@@ -48,7 +51,7 @@ class Part:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
-        return self.views | self.rows.buffers
+        return self.kind.pool.tensors.everywhere(self.views | self.rows.buffers)
 
     @property
     def num_params(self) -> int:
@@ -56,8 +59,14 @@ class Part:
         shapes = self.kind.pool.tensors.shapes
         return sum(shapes[i].numel() for i in self.counted)
 
-    def update(self, kernels: Kernels, gradients: Sequence[Tensor | None]) -> None:
-        """A step of descent; the gradients are those of `leaves`."""
+    def update(self, kernels: Kernels, gradients: Sequence[Tensor | None], warmth: Tensor | None) -> None:
+        """A step of descent.
+
+        Args:
+            kernels: what to compute with.
+            gradients: those of `leaves`.
+            warmth: (position,), what learning rates are multiplied with in this step; None for nothing.
+        """
         starts = self.kind.pool.tensors.starts
         own = [
             Gradient(i, starts[i], gradient)
@@ -66,7 +75,12 @@ class Part:
         ]
         if own and self._descent is not None:
             rows, descent = self.rows, self._descent[1]
-            kernels.update(rows.values, rows.momenta, self.squares, own, self._lr, descent)
+            lr = self._lr if warmth is None else self._lr * warmth[self.at]
+            if isinstance(descent, AdamW):
+                kernels.update_adamw(rows.values, rows.memory, self.squares, own, lr, descent)
+            else:
+                momenta = rows.memory["momentum_buffer"]
+                kernels.update(rows.values, momenta, self.squares, own, lr, descent)
 
     def finite(self) -> Tensor:
         """Bool (row,): parameters, buffers and the gradients of the epoch are."""

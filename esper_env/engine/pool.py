@@ -1,11 +1,14 @@
-"""Where networks of one kind are kept: a row of parameters, momenta and buffers for every environment."""
+"""Where networks of one kind are kept: parameters, what optimizers remember and buffers, a row each."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from esper_env.engine.optimizer import PER_TENSOR
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Tensors:
         parts = zip(self.names, self.shapes, self.starts[:-1], self.starts[1:], strict=True)
         return {name: values[:, a:b].unflatten(1, shape) for name, shape, a, b in parts}
 
+    def everywhere(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by all of their names, from those by the names they go by here."""
+        return named | {alias: named[name] for alias, name in self.aliases.items()}
+
+    def room(self, remembered: str) -> int:
+        """Numbers that optimizers of one row remember under this name."""
+        return len(self.names) if remembered == PER_TENSOR else self.num_params
+
 
 def _aliases(module: nn.Module) -> dict[str, str]:
     every = {
@@ -60,14 +71,21 @@ class Rows:
 
     values: Tensor
     """(row, parameter)."""
-    momenta: Tensor
-    """(row, parameter)."""
+    memory: dict[str, Tensor]
+    """What optimizers remember, as torch calls it: (row, parameter) each, `PER_TENSOR` (row, tensor)."""
     buffers: dict[str, Tensor]
     """(row, *shape) by name."""
 
     def parts(self) -> list[Tensor]:
         """All tensors, in a fixed order."""
-        return [self.values, self.momenta, *self.buffers.values()]
+        return [self.values, *self.memory.values(), *self.buffers.values()]
+
+    def like(self, change: Callable[[Tensor], Tensor]) -> "Rows":
+        """The same of changed tensors."""
+        memory, buffers = (
+            {name: change(each) for name, each in named.items()} for named in (self.memory, self.buffers)
+        )
+        return Rows(change(self.values), memory, buffers)
 
 
 class Pool:
@@ -76,27 +94,35 @@ class Pool:
     Args:
         module: what the kind is like; with the type of number that is wanted, on the device.
         num_envs: number of rows.
+        remembered: what its optimizers remember, see `Rows.memory`.
     """
 
-    def __init__(self, module: nn.Module, num_envs: int) -> None:
+    def __init__(self, module: nn.Module, num_envs: int, remembered: Sequence[str]) -> None:
         self.tensors = Tensors.of(module)
         first = next(module.parameters(), None)
         options = {} if first is None else {"dtype": first.dtype, "device": first.device}
-        self._now = self._empty(num_envs, options)
+        self._now = self._empty(num_envs, remembered, options)
         self._kept: Rows | None = None
 
-    def _empty(self, num_envs: int, options: dict[str, object]) -> Rows:
-        values = torch.zeros(num_envs, self.tensors.num_params, **options)  # type: ignore[call-overload]
+    def _empty(self, num_envs: int, remembered: Sequence[str], options: dict[str, Any]) -> Rows:
+        values = torch.zeros(num_envs, self.tensors.num_params, **options)
+        counted = options | {"dtype": torch.float32}  # steps, as torch counts them
+        memory = {
+            name: torch.zeros(
+                num_envs, self.tensors.room(name), **(counted if name == PER_TENSOR else options)
+            )
+            for name in remembered
+        }
         buffers = {
             name: each.expand(num_envs, *each.shape).clone() for name, each in self.tensors.buffers.items()
         }
-        return Rows(values, values.clone(), buffers)
+        return Rows(values, memory, buffers)
 
     def plant(self, env: int, module: nn.Module) -> None:
-        """Give an environment the weights of this module, and no momentum; of what it lacks, zeros."""
+        """Give an environment the weights of this module, and fresh optimizers; of what it lacks, zeros."""
         row = self.row(env)
-        row.values.zero_()
-        row.momenta.zero_()
+        for each in (row.values, *row.memory.values()):
+            each.zero_()
         self.add(env, module)
 
     def add(self, env: int, module: nn.Module) -> None:
@@ -111,15 +137,13 @@ class Pool:
         return {name: value[0] for name, value in self.tensors.views(row.values[None]).items()}
 
     def row(self, env: int, kept: bool = False) -> Rows:
-        """Views of what an environment has, or of what was remembered: values and momenta (parameter,)."""
+        """Views of what an environment has, or of what was kept, without the dimension of rows."""
         rows = self._memory if kept else self._now
-        return Rows(rows.values[env], rows.momenta[env], {name: b[env] for name, b in rows.buffers.items()})
+        return rows.like(lambda each: each[env])
 
     def take(self, envs: Tensor) -> Rows:
         """Copies of these rows, int64 (row,)."""
-        now = self._now
-        buffers = {name: each.index_select(0, envs) for name, each in now.buffers.items()}
-        return Rows(now.values.index_select(0, envs), now.momenta.index_select(0, envs), buffers)
+        return self._now.like(lambda each: each.index_select(0, envs))
 
     def give(self, envs: Tensor, rows: Rows) -> None:
         """Put copies back."""
@@ -129,9 +153,7 @@ class Pool:
     @property
     def _memory(self) -> Rows:
         if self._kept is None:
-            now = self._now
-            empty = {name: torch.zeros_like(each) for name, each in now.buffers.items()}
-            self._kept = Rows(torch.zeros_like(now.values), torch.zeros_like(now.momenta), empty)
+            self._kept = self._now.like(torch.zeros_like)
         return self._kept
 
     def keep(self, envs: Tensor) -> None:

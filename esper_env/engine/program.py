@@ -5,18 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from esper_env.contracts.action import Style
 from esper_env.engine.draws import Draws
 from esper_env.engine.junction import Assembly, Junction, Ratios
-from esper_env.engine.kernels.kernels import Descent, Kernels
+from esper_env.engine.kernels.kernels import AdamW, Descent, Kernels
 from esper_env.engine.kinds import Kinds
 from esper_env.engine.measures import TRAINED_SLOTS
 from esper_env.engine.optimizer import OptimizerConfig, shares
-from esper_env.engine.part import Part
+from esper_env.engine.part import Part, Trained
 from esper_env.engine.precision import precision
 from esper_env.engine.setup import Setup
 from esper_env.engine.stacked import Run
@@ -55,6 +54,7 @@ class Program:
         self.parts = [self._part(group) for group in self.groups]
         self._junctions = self._assemble(modules, envs)
         self._totals = self._like.new_zeros(2, len(envs))
+        self._batches = self._like.new_zeros(len(envs))
         self._steps = 0
 
     def _part(self, group: Group) -> Part:
@@ -73,12 +73,15 @@ class Program:
             for slot, place in enumerate(self._setup.slot_places)
         }
 
-    def load(self, modules: Modules, envs: Ints, factors: NDArray[np.float64], draws: Draws) -> None:
+    def load(
+        self, modules: Modules, envs: Ints, batches: Ints, factors: NDArray[np.float64], draws: Draws
+    ) -> None:
         """Begin an epoch.
 
         Args:
             modules: what the slots hold.
             envs: (row,), environments of the program's topology.
+            batches: (row,): how many each has been trained on since its reset.
             factors: (row,): what learning rates are multiplied with.
             draws: random numbers of modules that draw some.
         """
@@ -86,6 +89,7 @@ class Program:
         rows, lr = self._sent(envs), self._sent(factors).to(self._like.dtype)
         for part in (self.host, *self.parts):
             part.load(rows, lr)
+        self._batches.copy_(self._sent(batches))
         alphas = self._sent(modules.alpha[envs]).to(self._like.dtype)
         for slot, place in enumerate(self._setup.slot_places):
             self._junctions[place].load(alphas[:, slot])
@@ -102,25 +106,24 @@ class Program:
         """Train on one batch of each environment.
 
         Args:
-            x: (row, sample, height, width, channel).
-            y: int64 (row, sample).
+            x: (row, sample, height, width, channel), or int64 (row, sample, token).
+            y: int64 (row, sample), or (row, sample, token).
             ratios: where delta ratios are put; None if they are not wanted.
         """
         with precision(self._setup.config.precision, x.device):
-            logits = self._forward(x, ratios)
-        each = F.cross_entropy(logits.flatten(0, 1).to(self._like.dtype), y.flatten(), reduction="none")
-        losses = each.view_as(y).mean(dim=1)
+            losses, right = self._scored(x, y, ratios)
         self._descend(losses.sum())
         with torch.no_grad():
-            right = (logits.argmax(dim=2) == y).sum(dim=1)
             self._totals += torch.stack([losses * y.shape[1], right])
 
     def counted(self) -> None:
         """One more step has been done, by `step` or by a recording of it."""
         self._steps += 1
 
-    def _forward(self, x: Tensor, ratios: Ratios | None) -> Tensor:
+    def _scored(self, x: Tensor, y: Tensor, ratios: Ratios | None) -> tuple[Tensor, Tensor]:
+        """Mean losses and numbers of right answers, (row,) each."""
         tensors, kind, index = self.host.tensors, self.host.kind, 0
+        assert kind.score is not None, "this is a host"
         while index < len(kind.forwards):
             junction = self._junctions.get(index)
             segment, index = kind.segment(index, bare=junction is None or junction.bare)
@@ -128,7 +131,7 @@ class Program:
             if index in self._junctions:
                 x = self._junctions[index](x, ratios)
             index += 1
-        return x
+        return kind.score.train(self._run, tensors, x, y)
 
     def _descend(self, loss: Tensor) -> None:
         """The gradient of a row's loss reaches that row alone, so one sum serves all."""
@@ -136,8 +139,16 @@ class Program:
         leaves = [leaf for part in parts for _, leaf in part.leaves]
         gradients = list(torch.autograd.grad(loss, leaves, allow_unused=True))
         with torch.no_grad():
+            warmth = self._warmth()
             for part in parts:
-                part.update(self._run.kernels, [gradients.pop(0) for _ in part.leaves])
+                part.update(self._run.kernels, [gradients.pop(0) for _ in part.leaves], warmth)
+
+    def _warmth(self) -> Tensor | None:
+        """(row,): `OptimizerConfig.warmth` of this batch, as every row has had its own number of them."""
+        if not self._optimizer.warmup_steps:
+            return None
+        self._batches += 1
+        return (self._batches / self._optimizer.warmup_steps).clamp(max=1.0)
 
     def finish(self, ratios: Ratios) -> tuple[Tensor, Tensor]:
         """Give everything back.
@@ -180,11 +191,21 @@ class Program:
         return measures
 
 
-def host_descent(config: OptimizerConfig) -> tuple[float, Descent]:
-    """Learning rate before the schedule, and the rest, of a host."""
-    return config.host_lr, Descent(config.host_momentum, config.host_weight_decay, config.clip_norm)
+def host_descent(config: OptimizerConfig) -> Trained:
+    """How a host is trained."""
+    decay = config.host_weight_decay
+    if config.host_optimizer == "adamw":
+        return config.host_lr, _adamw(config, decay)
+    return config.host_lr, Descent(config.host_momentum, decay, config.clip_norm)
 
 
-def module_descent(config: OptimizerConfig) -> tuple[float, Descent]:
-    """Of a module with its gate."""
-    return config.module_lr, Descent(config.module_momentum, config.module_weight_decay, config.clip_norm)
+def module_descent(config: OptimizerConfig) -> Trained:
+    """How a module with its gate is."""
+    decay = config.module_weight_decay
+    if config.module_optimizer == "adamw":
+        return config.module_lr, _adamw(config, decay)
+    return config.module_lr, Descent(config.module_momentum, decay, config.clip_norm)
+
+
+def _adamw(config: OptimizerConfig, decay: float) -> AdamW:
+    return AdamW(config.adam_beta1, config.adam_beta2, config.adam_eps, decay, config.clip_norm)

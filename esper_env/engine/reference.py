@@ -18,9 +18,8 @@ from esper_env.engine.engine import SECONDS
 from esper_env.engine.export import exported
 from esper_env.engine.life import Life
 from esper_env.engine.measures import TRAINED, TRAINED_SLOTS
-from esper_env.engine.setup import Setup
+from esper_env.engine.setup import Setup, windows_by
 from esper_env.engine.state import mapping
-from esper_env.layers.window import window_form
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -37,7 +36,7 @@ class ReferenceEngine:
 
     def __init__(self, num_envs: int, setup: Setup) -> None:
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
-        self.description = f"reference, {setup.config.precision}" + _form_of_windows(setup)
+        self.description = f"reference, {setup.config.precision}{windows_by(setup)}"
         self._setup = setup
         self._lives: list[Life | None] = [None] * num_envs
         self._trained: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -154,9 +153,3 @@ class ReferenceEngine:
         self._lives = [None] * len(self._lives)
         self._trained.clear()
         self._kept.clear()
-
-
-def _form_of_windows(setup: Setup) -> str:
-    """What the blueprint flex_attention is computed by, where it fits."""
-    task = setup.loaded_task
-    return f", windows by {window_form(task.device, task.dtype)}" if setup.family == "text" else ""

@@ -13,11 +13,12 @@ from esper_env.engine.precision import TYPES, refuse_slow
 from esper_env.engine.sizes import epoch_size, refuse_few, refuse_few_windows
 from esper_env.hosts.build import host_kind
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
+from esper_env.layers.window import window_form
 from esper_env.slots.grown import seeded
 from esper_env.tasks.config import TaskConfig
 from esper_env.tasks.outline import outline, outline_of
 from esper_env.tasks.stories import StoryTask
-from esper_env.tasks.task import ImageTask, Task, load_task
+from esper_env.tasks.task import Task, load_task
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,6 @@ class Setup:
         return self.task
 
     @property
-    def image_task(self) -> ImageTask:
-        """The task of an engine that trains on images alone."""
-        assert isinstance(self.task, ImageTask), "this engine trains on images alone"
-        return self.task
-
-    @property
     def story_task(self) -> StoryTask | None:
         """The task of a host that reads text; None for images, and for an engine that trains nothing."""
         return self.task if isinstance(self.task, StoryTask) else None
@@ -88,7 +83,6 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     refuse_slow(engine.precision, device)
     kind = host_kind(host.name)
     task.refuse_other(kind.family)
-    _refuse_unfused(engine, kind.family)
     shape = outline(task, kind.family, kind.context)
     input_shape, num_classes = shape.input_shape, shape.num_classes
 
@@ -124,20 +118,7 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     )
 
 
-def _refuse_unfused(engine: EngineConfig, family: str) -> None:
-    """Whether the engine can train such networks in this way.
-
-    Raises:
-        ValueError: the fused engine can't yet.
-    """
-    if engine.name not in ("auto", "fused"):
-        return
-    known = {"host_optimizer": "sgd", "module_optimizer": "sgd", "warmup_steps": 0}
-    asked = {name: getattr(engine.optimizer, name) for name in known}
-    found = [f"hosts that read {family}"] * (family == "text")
-    found += [f"engine.optimizer.{name}={value!r}" for name, value in asked.items() if value != known[name]]
-    if found:
-        raise ValueError(
-            f"engine.name={engine.name!r} is not allowed: the fused engine does not know "
-            f"{' or '.join(found)} yet; 'reference' does"
-        )
+def windows_by(setup: Setup) -> str:
+    """What the blueprint flex_attention is computed by, for a description; nothing where it doesn't fit."""
+    task = setup.loaded_task
+    return f", windows by {window_form(task.device, task.dtype)}" if setup.family == "text" else ""

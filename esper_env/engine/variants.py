@@ -11,20 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from esper_env.engine.feed import evaluation
 from esper_env.engine.junction import Assembly, Junction
 from esper_env.engine.kinds import Kinds
 from esper_env.engine.precision import precision
+from esper_env.engine.score import Score
 from esper_env.engine.setup import Setup
 from esper_env.engine.stacked import Forward, Run, Tensors
 from esper_env.engine.topology import Bools, Ints, Modules
-from esper_env.tasks.loader import normalization
 from esper_env.tasks.task import Split
+from esper_env.tasks.windows import TextSplit
 
-SAMPLES = 128
-"""Samples at a time. Always the same, so that sums are: a network's figures don't depend on the others."""
+SAMPLES = {"image": 128, "text": 32}
+"""Samples at a time, by family. Always the same, so that sums are: figures don't depend on other networks."""
 
 
 class Pass(NamedTuple):
@@ -71,7 +72,7 @@ class Measuring:
     def __init__(self, networks: Pass, subsets: Sequence[Sequence[int]]) -> None:
         self._kinds, self._run, self._modules, self._envs, self._setup = networks
         kinds, envs, setup = self._kinds, self._envs, self._setup
-        self.task, self.kernels = setup.image_task, self._run.kernels
+        self.task, self.kernels = setup.loaded_task, self._run.kernels
         self.rows = [Row(at, tuple(asked)) for at, asked in enumerate(subsets)]
         """Of the result."""
         rows = kinds.host.pool.take(self._sent(envs))
@@ -82,10 +83,16 @@ class Measuring:
         index = 0
         while index < len(kinds.host.forwards):
             index = self._add_stage(index, slot_at) + 1
+        self._last = self._of_host(index)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits (row, sample, class) of images (sample, height, width, channel), the same for all."""
-        x = x.expand(len(self._envs), *x.shape)
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """float64 (row, 2): sums of cross-entropy in nats and of correct answers, over the same samples.
+
+        Args:
+            x: (sample, ...), as a row of `Program.step`.
+            y: int64 (sample, ...), likewise.
+        """
+        x, y = x.expand(len(self._envs), *x.shape), y.expand(len(self.rows), *y.shape)
         with precision(self._setup.config.precision, x.device):
             for stage in self._stages:
                 x = stage.segment(stage.run, stage.tensors, x)
@@ -93,7 +100,12 @@ class Measuring:
                     x = self._run.kernels.select(x, stage.source)
                 if stage.junction is not None:
                     x = stage.junction(x)
-        return x.to(self._like.dtype)
+            return self._score.measure(self._run, self._last, x, y)
+
+    @property
+    def _score(self) -> Score:
+        assert self._kinds.host.score is not None, "this is a host"
+        return self._kinds.host.score
 
     def _sent(self, values: Sequence[int] | Ints) -> Tensor:
         return torch.as_tensor(values, device=self._kinds.device)
@@ -111,7 +123,8 @@ class Measuring:
     def _of_host(self, index: int) -> Tensors:
         """Parameters and buffers of a segment, a row for each row there is now."""
         at = [row.at for row in self.rows]
-        own = {name: each for name, each in self._host.items() if name.startswith(f"segments.{index}.")}
+        every = self._kinds.host.pool.tensors.everywhere(self._host)
+        own = {name: each for name, each in every.items() if name.startswith(f"segments.{index}.")}
         if at == list(range(len(self._envs))):
             return own
         return {name: each.index_select(0, self._sent(at)) for name, each in own.items()}
@@ -142,7 +155,8 @@ class Measuring:
         for group in groups:
             kind = self._kinds.module(slot, group.blueprint)
             rows = kind.pool.take(self._sent(envs[list(group.at)]))
-            members.append((group, kind, kind.pool.tensors.views(rows.values) | rows.buffers))
+            tensors = kind.pool.tensors
+            members.append((group, kind, tensors.everywhere(tensors.views(rows.values) | rows.buffers)))
         if not members:
             return None
         return Assembly(self._modules, envs, self._like, False).junction(self._drawing(), slot, members)
@@ -168,7 +182,7 @@ def measure(networks: Pass, asked: Ints) -> Measured:
         asked: (row, subset): bit masks of the live slots that are on; negative ones ask for nothing.
     """
     setup, whole = networks.setup, whole_networks(networks)
-    split, size = setup.image_task.validation, setup.config.counterfactual_size
+    split, size = setup.loaded_task.validation, setup.config.counterfactual_size
     wanted = [
         list(dict.fromkeys([own, *(subset for subset in row if subset >= 0)]))
         for own, row in zip(whole, asked.tolist(), strict=True)
@@ -193,7 +207,7 @@ def measure(networks: Pass, asked: Ints) -> Measured:
 
 
 @torch.no_grad()
-def summary(networks: Pass, split: Split) -> Tensor:
+def summary(networks: Pass, split: Split | TextSplit) -> Tensor:
     """Mean loss in nats and accuracy in [0, 1] on a whole split, float64 (row, 2)."""
     measuring = Measuring(networks, [[each] for each in whole_networks(networks)])
     return scores(measuring, split, slice(None)) / split.num_samples
@@ -205,17 +219,11 @@ def whole_networks(networks: Pass) -> list[int]:
     return (live @ (1 << np.arange(live.shape[1]))).tolist()
 
 
-def scores(measuring: Measuring, split: Split, samples: slice) -> Tensor:
+def scores(measuring: Measuring, split: Split | TextSplit, samples: slice) -> Tensor:
     """Sums of cross-entropy in nats and of correct answers over these samples, float64 (row, 2)."""
     task, kernels = measuring.task, measuring.kernels
-    shift, scale = normalization(task)
     sums = torch.zeros(len(measuring.rows), 2, dtype=torch.float64, device=task.device)
     index = torch.arange(split.num_samples, device=task.device)[samples]
-    for chosen in index.split(SAMPLES) if len(index) else ():
-        x = kernels.images(split.images, chosen[None], None, 0, shift, scale)[0]
-        y = split.labels.index_select(0, chosen).expand(len(measuring.rows), -1)
-        logits = measuring(x)
-        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y)
-        right = logits.argmax(dim=2) == y
-        sums += torch.stack([losses.double().sum(dim=1), right.double().sum(dim=1)], dim=1)
+    for chosen in index.split(SAMPLES[task.family]) if len(index) else ():
+        sums += measuring(*evaluation(task, kernels, split, chosen))
     return sums

@@ -15,12 +15,13 @@ NORMS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def trained(env: EsperVectorEnv, index: int) -> dict[str, Any]:
-    """What an engine holds of one environment; no momentum is the same as a momentum of zeros."""
+    """What an engine holds of one environment; no memory of an optimizer is the same as one of zeros."""
     state = env._engine.get_state(index)
     for parts in (state["life"]["parts"], state["kept"]):
         for part in parts.values():
             for optimizer in part["optimizers"]:
-                for index in [i for i, own in optimizer.items() if not own["momentum_buffer"].any()]:
+                fresh = [i for i, own in optimizer.items() if not any(each.any() for each in own.values())]
+                for index in fresh:
                     del optimizer[index]
     return state
 

@@ -18,6 +18,15 @@ SMALL = {
     "engine.batch_size": 16, "engine.epoch_size": 32, "engine.counterfactual_size": 40,
     "engine.optimizer.host_lr": 0.05, "engine.optimizer.module_lr": 0.05,
 }  # fmt: skip
+SMALL_TEXTS = {
+    "host.name": "gpt_micro", "task.data": "procedural", "task.context": 8,
+    "task.train_size": 96, "task.val_size": 48, "task.test_size": 32,
+    "engine.batch_size": 16, "engine.epoch_size": 32, "engine.counterfactual_size": 40,
+    "engine.optimizer.host_lr": 0.005, "engine.optimizer.module_lr": 0.005,
+    "engine.optimizer.warmup_steps": 5, "engine.optimizer.clip_norm": 0.9,
+}  # fmt: skip
+SIZES = {"micro": SMALL, "stories": SMALL_TEXTS}
+"""By preset: convolutional hosts and images, and language hosts, AdamW and warm-up."""
 DOUBLE = {"engine.precision": "float64"}
 EXACT = 1e-9
 """In double precision."""
@@ -28,13 +37,16 @@ LIKELY = {Op.ADVANCE: 8.0, Op.GERMINATE: 3.0, Op.SET_ALPHA_TARGET: 1.0, Op.FOSSI
 
 
 def small(
-    num_envs: int, engine: str, overrides: Mapping[str, Any] | None = None, **arguments: Any
+    num_envs: int,
+    engine: str,
+    overrides: Mapping[str, Any] | None = None,
+    preset: str = "micro",
+    **arguments: Any,
 ) -> EsperVectorEnv:
-    """EsperMicro on 8x8 images, two steps an epoch."""
+    """EsperMicro on 8x8 images, or the smallest language host on 8 tokens; two steps an epoch."""
     arguments = {"horizon": 24, "autoreset_mode": "DISABLED", "device": "cpu"} | arguments
-    return EsperVectorEnv(
-        num_envs, "micro", overrides=SMALL | settings(engine) | (overrides or {}), **arguments
-    )
+    chosen = SIZES[preset] | settings(engine) | (overrides or {})
+    return EsperVectorEnv(num_envs, preset, overrides=chosen, **arguments)
 
 
 def lively(env: EsperVectorEnv, info: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.int64]:

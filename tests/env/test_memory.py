@@ -36,14 +36,25 @@ CIFAR = {
     "task.data": "procedural", "task.train_size": 256, "task.val_size": 128, "task.test_size": 8,
     "engine.epoch_size": 64, "engine.batch_size": 32, "engine.counterfactual_size": 128,
 }  # fmt: skip
-SIZES = {"micro": TINY, "cifar": CIFAR}
-BOTTLENECK, HEAVY = 5, 7
-"""Blueprints that take most."""
+STORIES = {
+    "host.name": "gpt_micro", "task.data": "procedural", "task.train_size": 64, "task.val_size": 32,
+    "task.test_size": 8, "engine.epoch_size": 32, "engine.batch_size": 16, "engine.counterfactual_size": 32,
+}  # fmt: skip
+SIZES = {"micro": TINY, "cifar": CIFAR, "stories": STORIES}
+LARGEST = {"micro": (5, 7), "cifar": (5, 7), "stories": (2, 11)}
+"""Blueprints that take most: bottleneck and conv_heavy, attention and mlp."""
 
 
 def setup_of(preset: str = "micro", **changes: Any) -> Setup:
     config = override(PRESETS[preset](), SIZES[preset] | {"engine.device": "cpu"} | changes)
     return prepare(config.host, config.task, config.engine, config.horizon)
+
+
+def of_host(host: str, image_size: int | None, **changes: Any) -> Setup:
+    """Of a host that reads images of this size, or text."""
+    if image_size is None:
+        return setup_of("stories", **{"host.name": host} | changes)
+    return setup_of(**{"host.name": host, "task.image_size": image_size} | changes)
 
 
 def begun(setup: Setup, num_envs: int) -> Networks:
@@ -55,8 +66,8 @@ def begun(setup: Setup, num_envs: int) -> Networks:
 def grown(setup: Setup, num_envs: int) -> Networks:
     """Gated modules that take most in every slot, in two groups so that rows have to be moved."""
     networks = begun(setup, num_envs)
-    modules = networks.modules
-    modules.blueprint[:] = np.where(np.arange(num_envs) % 2, BOTTLENECK, HEAVY)[:, None]
+    modules, largest = networks.modules, LARGEST["stories" if setup.family == "text" else "micro"]
+    modules.blueprint[:] = np.where(np.arange(num_envs) % 2, *largest)[:, None]
     modules.stage[:], modules.alpha[:], modules.planting[:] = Stage.BLENDING, 0.5, 1
     modules.style[:], modules.has_gate[:] = Style.GATED, True
     return networks
@@ -74,7 +85,7 @@ def peak(work: Callable[[], None], path: Path) -> int:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
-@pytest.mark.parametrize("preset", ["micro", "cifar"])
+@pytest.mark.parametrize("preset", SIZES)
 def test_what_every_environment_holds_is_exactly_what_was_counted(preset, precision):
     setup, num_envs = setup_of(preset, **{"engine.precision": precision}), 5
     networks, counted = begun(setup, num_envs), footprint(setup)
@@ -125,7 +136,7 @@ def training(setup: Setup, networks: Networks) -> Callable[[], None]:
     def work() -> None:
         planned = plan(setup.loaded_task, envs.tolist(), [0] * len(envs), setup.epoch_size)
         program = Program(networks.kinds, kernels, modules, envs, setup)
-        program.load(modules, envs, np.ones(len(envs)), networks.draws(envs, True))
+        program.load(modules, envs, 0 * envs, np.ones(len(envs)), networks.draws(envs, True))
         program.step(*batch(setup.loaded_task, kernels, planned[:, :, : setup.config.batch_size]))
 
     return work
@@ -134,6 +145,8 @@ def training(setup: Setup, networks: Networks) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("host", "image_size", "precision"),
     [
+        ("gpt_micro", None, "float32"),
+        ("gpt_micro", None, "float64"),
         ("micro", 16, "float32"),
         ("micro", 16, "bfloat16"),
         ("micro", 16, "float64"),
@@ -145,8 +158,7 @@ def training(setup: Setup, networks: Networks) -> Callable[[], None]:
 def test_a_training_step_holds_three_quarters_to_eleven_tenths_of_what_was_counted(
     host, image_size, precision, tmp_path
 ):
-    named = {"host.name": host, "task.image_size": image_size, "engine.precision": precision}
-    setup = setup_of(**named)
+    setup = of_host(host, image_size, **{"engine.precision": precision})
     counted = footprint(setup)
     for build, expected in ((begun, counted.host_row), (grown, counted.trained)):
         step = training(setup, build(setup, 3))
@@ -155,11 +167,12 @@ def test_a_training_step_holds_three_quarters_to_eleven_tenths_of_what_was_count
         assert 0.75 * expected < held < 1.1 * expected
 
 
-@pytest.mark.parametrize(("host", "image_size"), [("micro", 16), ("deep", 32), ("minimal", 16)])
+@pytest.mark.parametrize(
+    ("host", "image_size"), [("micro", 16), ("deep", 32), ("minimal", 16), ("gpt_micro", None)]
+)
 def test_measuring_all_variants_holds_what_was_counted_to_a_seventh(host, image_size, tmp_path):
-    setup = setup_of(
-        **{"host.name": host, "task.image_size": image_size, "engine.counterfactual_size": SAMPLES}
-    )
+    family = "image" if image_size else "text"
+    setup = of_host(host, image_size, **{"engine.counterfactual_size": SAMPLES[family]})
     networks, envs = grown(setup, 3), np.arange(3)
     run = Run(choose("torch", torch.device("cpu"), "float32"), False, networks.draws(envs, False).of)
 

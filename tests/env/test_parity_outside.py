@@ -1,12 +1,14 @@
 """Blueprints from outside run row by row, as they are; and states move between engines."""
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from apart import agree, trained
 from engines import ENGINES, FUSED
+from numpy.typing import NDArray
 from parity import DOUBLE, EXACT, QUICK, Pair, small
 from plain import grow
 from torch import nn
@@ -63,6 +65,39 @@ def still(place: Place) -> nn.Module:
     return nn.Tanh()
 
 
+class OddText(nn.Module):
+    """Dropout, a buffer that counts, noise, and a weight that two layers share."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(place.channels, place.channels) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.frozen = nn.LayerNorm(place.channels).requires_grad_(False)
+        self.unused, self.dropout = nn.Linear(3, 2), nn.Dropout(0.3)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen += 1
+        y: torch.Tensor = self.second(self.dropout(torch.tanh(self.first(self.frozen(x)))))
+        return y * (1 + 0.01 * torch.randn_like(y))
+
+
+TEXT_BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
+    "odd_text": OddText,
+    "known_text": lambda place: nn.Sequential(
+        nn.Linear(place.channels, 5),
+        nn.Sequential(nn.SiLU(), nn.Identity(), nn.Linear(5, place.channels)),
+        nn.Sigmoid(),
+        nn.LayerNorm(place.channels),
+        nn.GELU(approximate="tanh"),
+    ),
+    "wide_text": lambda place: nn.Sequential(
+        nn.LayerNorm(place.channels, elementwise_affine=False),
+        nn.Softsign(),
+        nn.Linear(place.channels, place.channels),
+    ),
+}
 BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
     "odd": Odd,
     "hooked": hooked,
@@ -83,13 +118,21 @@ BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
 @pytest.fixture(name="index")
 def _index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    if request.param in TEXT_BUILDERS:
+        return catalogue.register_blueprint(request.param, {"transformer": TEXT_BUILDERS[request.param]})
     return catalogue.register_blueprint(request.param, {"cnn": BUILDERS[request.param]})
 
 
 @pytest.mark.parametrize("engine", FUSED)
-@pytest.mark.parametrize("index", BUILDERS, indirect=True)
-def test_a_blueprint_from_outside_does_what_it_does_in_the_reference(index: int, engine: str) -> None:
-    pair = Pair(4, engine, DOUBLE | QUICK)
+@pytest.mark.parametrize(
+    ("preset", "index"),
+    [*product(["micro"], BUILDERS), *product(["stories"], TEXT_BUILDERS)],
+    indirect=["index"],
+)
+def test_a_blueprint_from_outside_does_what_it_does_in_the_reference(
+    preset: str, index: int, engine: str
+) -> None:
+    pair = Pair(4, engine, DOUBLE | QUICK, preset=preset)
     pair.reset(seed=2)
     scripts = [
         [*grow(env % 3, style, index), WAIT, encode(Op.FOSSILIZE, slot=env % 3)]
@@ -122,23 +165,24 @@ def test_a_blueprint_from_outside_outlives_rollbacks_and_states(index: int, engi
     pair.agree(EXACT)
 
 
-LIFE = [
-    *grow(0, Style.GATED),
-    encode(Op.FOSSILIZE, slot=0),
-    *grow(1)[:7],
-    encode(Op.GERMINATE, slot=2, blueprint=5),
-]
-"""A gated fossil, a module that blends and one that is not in the graph yet."""
+def life(first: int, second: int, third: int) -> list[NDArray[np.int64]]:
+    """A gated fossil, a module that blends and one that is not in the graph yet."""
+    grown = [*grow(0, Style.GATED, first), encode(Op.FOSSILIZE, slot=0), *grow(1, blueprint=second)[:7]]
+    return [*grown, encode(Op.GERMINATE, slot=2, blueprint=third)]
 
 
+LIVES = {"micro": life(1, 1, 5), "stories": life(2, 12, 11)}
+
+
+@pytest.mark.parametrize("preset", LIVES)
 @pytest.mark.parametrize("giver", ENGINES)
 @pytest.mark.parametrize("taker", ENGINES)
-def test_a_state_goes_on_in_every_engine(giver: str, taker: str) -> None:
+def test_a_state_goes_on_in_every_engine(giver: str, taker: str, preset: str) -> None:
     """And comes back from it as it was."""
-    env, other = small(1, giver), small(2, taker)
+    env, other = small(1, giver, preset=preset), small(2, taker, preset=preset)
     env.reset(seed=4)
     other.reset(seed=4)
-    for action in LIFE:
+    for action in LIVES[preset]:
         assert env.step(action[None])[-1]["action_valid"][0]
         other.step(np.stack([WAIT, action]))
     state = env._engine.get_state(0)

@@ -32,9 +32,11 @@ def together(
     return env, done
 
 
-def alone(engine: str, actions: Sequence[NDArray[np.int64]], index: int, ulp: bool = False) -> EsperVectorEnv:
+def alone(
+    engine: str, actions: Sequence[NDArray[np.int64]], index: int, preset: str, ulp: bool = False
+) -> EsperVectorEnv:
     """One of them by itself, if wanted with other initial weights by one unit in the last place."""
-    env = small(1, engine, QUICK)
+    env = small(1, engine, QUICK, preset)
     env.reset(seed=5 + index)
     if ulp:
         moved(env)
@@ -44,15 +46,16 @@ def alone(engine: str, actions: Sequence[NDArray[np.int64]], index: int, ulp: bo
 
 
 @pytest.mark.parametrize("engine", FUSED)
-def test_an_environment_among_63_others_is_that_environment_alone(engine: str) -> None:
+@pytest.mark.parametrize(("preset", "others"), [("micro", 63), ("stories", 15)])
+def test_an_environment_among_others_is_that_environment_alone(preset: str, others: int, engine: str) -> None:
     """To the last bit in those engines that promise it, else no further off than rounding brings by itself.
 
     Torch's grouped convolutions add up in an order that depends on the number of groups.
     """
-    among, actions = together(engine, 64, 8, overrides=QUICK)
-    off, ulp, seat = [], [], small(1, engine, QUICK)
-    for index in (0, 9, 21, 63):
-        one, twin = (alone(engine, actions, index, ulp=each) for each in (False, True))
+    among, actions = together(engine, 1 + others, 8, overrides=QUICK, preset=preset)
+    off, ulp, seat = [], [], small(1, engine, QUICK, preset)
+    for index in (0, 9, others // 3, others):
+        one, twin = (alone(engine, actions, index, preset, ulp=each) for each in (False, True))
         seat.set_state(0, among.get_state(index))
         off.append(distances(one, seat)[0])
         ulp.append(distances(one, twin)[0])
@@ -63,10 +66,12 @@ def test_an_environment_among_63_others_is_that_environment_alone(engine: str) -
 
 
 @pytest.mark.parametrize("engine", FUSED)
-@pytest.mark.parametrize("host", ["micro", "impaired"])
-def test_what_is_no_number_stays_in_its_row(engine: str, host: str) -> None:
-    """All of its weights, in the same convolutions and groups as those of others."""
-    calm, broken = (together(engine, 9, 8, host=host)[0] for _ in range(2))
+@pytest.mark.parametrize(
+    ("preset", "host"), [("micro", "micro"), ("micro", "impaired"), ("stories", "gpt_micro")]
+)
+def test_what_is_no_number_stays_in_its_row(engine: str, preset: str, host: str) -> None:
+    """All of its weights, in the same operations and groups as those of others."""
+    calm, broken = (together(engine, 9, 8, preset=preset, host=host)[0] for _ in range(2))
     state = broken._engine.get_state(4)
     for part in state["life"]["parts"].values():
         for value in part["weights"].values():
@@ -84,12 +89,15 @@ def test_what_is_no_number_stays_in_its_row(engine: str, host: str) -> None:
 
 
 @pytest.mark.parametrize("engine", FUSED)
-def test_planting_and_pruning_in_isolation_leaves_the_twin_that_was_never_planted(engine: str) -> None:
-    (grown, twin) = (small(2, engine) for _ in range(2))
+@pytest.mark.parametrize(("preset", "planted"), [("micro", (7, 2, 5)), ("stories", (12, 2, 9))])
+def test_planting_and_pruning_in_isolation_leaves_the_twin_that_was_never_planted(
+    preset: str, planted: tuple[int, ...], engine: str
+) -> None:
+    (grown, twin) = (small(2, engine, preset=preset) for _ in range(2))
     for env in (grown, twin):
         env.reset(seed=3)
     heads = {"style": Style.GATED, "alpha_target": 2}
-    script = [encode(Op.GERMINATE, slot=s, blueprint=b, **heads) for s, b in ((0, 7), (1, 2), (2, 5))]
+    script = [encode(Op.GERMINATE, slot=s, blueprint=b, **heads) for s, b in enumerate(planted)]
     script += [encode(Op.ADVANCE, slot=s) for s in range(3)] + [WAIT] * 2
     script += [encode(Op.PRUNE, slot=s) for s in range(3)] + [WAIT]
     for action in script:
@@ -107,9 +115,10 @@ def test_planting_and_pruning_in_isolation_leaves_the_twin_that_was_never_plante
 
 
 @pytest.mark.parametrize("engine", FUSED)
-def test_slots_that_are_empty_change_no_bit(engine: str) -> None:
+@pytest.mark.parametrize("preset", ["micro", "stories"])
+def test_slots_that_are_empty_change_no_bit(preset: str, engine: str) -> None:
     """Held against the same engine with hosts that have no slots at all."""
-    env = small(3, engine)
+    env = small(3, engine, preset=preset)
     setup = env._engine._setup  # type: ignore[attr-defined]
     facts, none = setup.facts, np.empty((0, len(setup.facts.blueprints)))
     bare = replace(

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from engines import APART, ENGINES, settings
 from gymnasium.utils.env_checker import check_env
 from lives import play, put
 from plain import WAIT, poison, trajectory
@@ -83,17 +84,19 @@ def test_a_single_environment_leaves_out_what_text_does_not_have() -> None:
     assert not [name for name in info if name.endswith("accuracy")]
 
 
-def test_an_environment_in_a_batch_is_that_environment_alone_bit_for_bit() -> None:
+@pytest.mark.parametrize("engine", APART)
+def test_an_environment_in_a_batch_is_that_environment_alone_bit_for_bit(engine: str) -> None:
     scripts = [[*grow(0, Style.GATED, 12), WAIT], [*grow(2, Style.LINEAR_MULTIPLY, 2), WAIT], [WAIT] * 10]
-    batch = trajectory(texts(3), scripts, seed=10)
+    batch = trajectory(texts(3, engine=engine), scripts, seed=10)
     for e, script in enumerate(scripts):
-        assert trajectory(texts(1), [script], seed=10 + e)[0] == batch[e]
+        assert trajectory(texts(1, engine=engine), [script], seed=10 + e)[0] == batch[e]
     assert len({bits[1] for bits in batch}) == 3
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("at", [-1, 0])
-def test_a_host_or_a_blended_module_that_breaks_is_put_back(at: int) -> None:
-    env, _ = started(seed=4, overrides={"governor.snapshot_every": 1})
+def test_a_host_or_a_blended_module_that_breaks_is_put_back(at: int, engine: str) -> None:
+    env, _ = started(seed=4, engine=engine, overrides={"governor.snapshot_every": 1})
     play(env, grow(0, Style.GATED, ATTENTION))
     healthy = float(env._state.val_loss[0])
     poison(env, at=at, name="positions.weight" if at == -1 else "")
@@ -118,9 +121,10 @@ def test_a_module_that_breaks_in_isolation_breaks_nothing_but_itself() -> None:
         assert torch.equal(mine, other)
 
 
-def test_a_learning_rate_that_is_too_large_ends_with_the_third_panic() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_learning_rate_that_is_too_large_ends_with_the_third_panic(engine: str) -> None:
     rates = {"engine.optimizer.host_lr": 1e30, "engine.optimizer.warmup_steps": 0}
-    env, _ = started(overrides=rates)
+    env, _ = started(engine=engine, overrides=rates)
     for step in range(3):
         obs, reward, terminated, _, info = env.step(WAIT[None])
         assert np.isfinite(obs).all()
@@ -156,12 +160,14 @@ def test_an_epoch_costs_what_torch_counts(isolation: str) -> None:
             assert sum(life.measuring_flops(subsets)) == counter.get_total_flops()
 
 
-def test_an_export_reads_tokens_and_gives_the_environments_logits_to_the_last_bit() -> None:
-    env, life = started(horizon=40)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_export_reads_tokens_and_gives_the_environments_logits_to_the_last_bit(engine: str) -> None:
+    env, _ = started(horizon=40, engine=engine)
     styles = (Style.GATED, Style.LINEAR_MULTIPLY, Style.SIGMOID_ADD)
     for slot, (style, blueprint) in enumerate(zip(styles, (12, ATTENTION, 9), strict=True)):
         play(env, [*grow(slot, style, blueprint), encode(Op.FOSSILIZE, slot=slot)])
     net, (x, y) = env.export(0), env._engine._setup.loaded_task.test.windows(torch.arange(9))
+    life = env._engine.life(0)
     with torch.no_grad():
         assert torch.equal(net(x), life.model.eval()(x))
         assert torch.equal(net(x[:1, :3]), life.model(x[:1, :3])), "shorter texts too"
@@ -193,14 +199,8 @@ def test_torch_export_takes_it() -> None:
 @pytest.mark.parametrize(
     ("preset", "arguments", "message"),
     [
-        ("stories", {"engine": "fused"}, r"engine\.name='fused'.*read text.*'reference'"),
-        ("stories", {"engine": "auto"}, r"engine\.name='auto'.*read text"),
         ("stories", {"host": "baseline"}, "data='tinystories' is not allowed"),
         ("cifar", {"host": "gpt_micro"}, "data='cifar10' is not allowed"),
-        ("micro", {"host": "gpt_small", "engine": "fused"}, "read text"),
-        ("micro", {"overrides": {"engine.optimizer.host_optimizer": "adamw"}}, "host_optimizer='adamw'"),
-        ("micro", {"overrides": {"engine.optimizer.module_optimizer": "adamw"}}, "module_optimizer='adamw'"),
-        ("micro", {"overrides": {"engine.optimizer.warmup_steps": 3}}, "warmup_steps=3"),
         ("stories", {"slots": 5}, "slots=5.*1 to 4"),
     ],
 )
@@ -215,10 +215,11 @@ def test_what_cannot_be_played_is_refused_by_name_before_data_are_read(
         EsperVectorEnv(1, preset, **arguments)
 
 
-def test_images_are_learned_with_adamw_too() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_images_are_learned_with_adamw_too(engine: str) -> None:
     optimizer = {"host_optimizer": "adamw", "module_optimizer": "adamw", "host_lr": 1e-2, "warmup_steps": 2}
     overrides = {f"engine.optimizer.{name}": value for name, value in optimizer.items()}
-    env = EsperVectorEnv(1, "micro", engine="reference", device="cpu", horizon=6, overrides=overrides)
+    env = EsperVectorEnv(1, "micro", device="cpu", horizon=6, overrides=overrides | settings(engine))
     env.reset(seed=0)
     infos = [env.step(WAIT[None])[-1] for _ in range(6)]
     assert infos[-1]["train_loss"][0] < infos[0]["train_loss"][0] - 0.05
@@ -227,6 +228,13 @@ def test_images_are_learned_with_adamw_too() -> None:
 
 def test_what_windows_are_computed_by_is_reported() -> None:
     assert texts().metadata["engine"] == "reference, float32, windows by SDPA"
+    fused = texts(engine="fused/torch").metadata["engine"]
+    assert fused == "fused, torch kernels, float32, windows by SDPA"
+
+
+def test_the_fused_engine_is_the_default() -> None:
+    env = EsperVectorEnv(1, "stories", overrides=TINY, **{"host": "gpt_micro", "data": "procedural"})
+    assert env.metadata["engine"].startswith("fused")
 
 
 def test_stories_of_ones_own_are_read_byte_by_byte(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import ENGINES
 from lives import play
 from plain import WAIT, same, weights
 from test_state import advance, bits, planting, seen, through_a_file
@@ -26,11 +27,13 @@ LIFE = [
 ALL = np.array([True])
 
 
-def test_a_life_handed_on_in_every_step_is_the_life_itself() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_life_handed_on_in_every_step_is_the_life_itself(engine: str) -> None:
     """What a state forgot would be forgotten in each of these environments."""
 
     def make() -> EsperVectorEnv:
-        return texts(horizon=HORIZON, autoreset_mode="SAME_STEP", overrides={"governor.snapshot_every": 3})
+        arguments = {"horizon": HORIZON, "autoreset_mode": "SAME_STEP", "engine": engine}
+        return texts(overrides={"governor.snapshot_every": 3}, **arguments)
 
     straight, relay = make(), make()
     for env in (straight, relay):

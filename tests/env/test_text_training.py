@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from engines import ENGINES
 from lives import play
 from plain import WAIT, same, weights
 from scipy.special import expit
@@ -111,14 +112,15 @@ def test_only_the_hosts_matrices_decay() -> None:
     assert sum(p.dim() == 2 for p in before.values()) == 2 + 3 * 4
 
 
-def test_every_window_counts_the_same_and_there_is_no_accuracy() -> None:
-    env, life = started(horizon=6)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_window_counts_the_same_and_there_is_no_accuracy(engine: str) -> None:
+    env, _ = started(horizon=6, engine=engine)
     play(env, grow(0)[:5])
     info = env.step(WAIT[None])[-1]
     assert info["val_loss"][0] == pytest.approx(mean_loss(env, "validation", VALIDATION), rel=1e-6)
     assert info["harvest_loss"][0] == pytest.approx(mean_loss(env, "validation", VALIDATION), rel=1e-6)
     assert info["test_loss"][0] == pytest.approx(mean_loss(env, "test", 40), rel=1e-6)
-    assert life.planted == {}
+    assert env._engine.life(0).planted == {}
     for name in ("val_accuracy", "harvest_accuracy", "test_accuracy"):
         assert np.isnan(info[name][0])
         assert not info[f"_{name}"][0]
@@ -134,8 +136,9 @@ def test_the_return_is_the_share_of_the_chance_loss_that_was_won() -> None:
     assert won > 0.5, "it learns"
 
 
-def test_contributions_are_those_of_switching_modules_off_on_the_first_windows() -> None:
-    env = texts(horizon=30)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_contributions_are_those_of_switching_modules_off_on_the_first_windows(engine: str) -> None:
+    env = texts(horizon=30, engine=engine)
     env.reset(seed=2)
     first, second = grow(0, Style.GATED, ATTENTION), grow(2, Style.LINEAR_MULTIPLY, MLP)
     play(env, [action for pair in zip(first, second, strict=True) for action in pair])

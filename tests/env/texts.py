@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from engines import settings
 from lives import GROW
 from numpy.typing import NDArray
 from plain import WAIT
@@ -25,11 +26,18 @@ TINY = {
 }  # fmt: skip
 
 
-def texts(num_envs: int = 1, overrides: Mapping[str, Any] | None = None, **arguments: Any) -> EsperVectorEnv:
-    """EsperTinyStories with the smallest host on few short windows of procedural stories."""
+def texts(
+    num_envs: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+    engine: str = "reference",
+    **arguments: Any,
+) -> EsperVectorEnv:
+    """EsperTinyStories with the smallest host on few short windows; `engine` as in `engines.ENGINES`."""
     arguments = {"horizon": 20, "autoreset_mode": "DISABLED", "device": "cpu"} | arguments
     arguments = {"host": "gpt_micro", "data": "procedural"} | arguments
-    return EsperVectorEnv(num_envs, "stories", overrides=TINY | dict(overrides or {}), **arguments)
+    return EsperVectorEnv(
+        num_envs, "stories", overrides=TINY | settings(engine) | dict(overrides or {}), **arguments
+    )
 
 
 def started(seed: int = 0, **arguments: Any) -> tuple[EsperVectorEnv, Life]:

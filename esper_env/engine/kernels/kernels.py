@@ -4,7 +4,7 @@ Values between layers have the shape (row, sample, height, width, channel); para
 No row influences another one: not by a value that is not finite either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -103,6 +103,17 @@ class Descent:
     clip_norm: float
 
 
+@dataclass(frozen=True)
+class AdamW:
+    """The same with Adam and decoupled decay of matrices."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+
 class Gradient(NamedTuple):
     """Of one tensor of every row."""
 
@@ -115,7 +126,7 @@ class Gradient(NamedTuple):
 
 
 class Kernels(Protocol):
-    """One way of computing. Everything but `images` and `update` is differentiable."""
+    """One way of computing. Everything but `images`, `update` and `update_adamw` is differentiable."""
 
     name: str
 
@@ -151,8 +162,8 @@ class Kernels(Protocol):
     def max_pool(self, x: Tensor) -> Tensor:
         """Largest value of every 2x2 pixels; an odd last line or column is dropped."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(row, sample, in) -> (row, sample, out), with weight (row, out, in) and bias (row, out)."""
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(row, sample, in) -> (row, sample, out), with weight (row, out, in) and perhaps bias (row, out)."""
 
     def select(self, x: Tensor, rows: Tensor) -> Tensor:
         """These rows, int64 (selected,), as a value of its own."""
@@ -214,6 +225,27 @@ class Kernels(Protocol):
             momenta: (row, parameter).
             squares: (row, tensor): the square of each tensor's norm is added, before clipping.
             gradients: of the tensors that have one; a missing tensor stays as it is, its momentum too.
+            lr: (row,), learning rates.
+            descent: the rest.
+        """
+
+    def update_adamw(
+        self,
+        values: Tensor,
+        memory: Mapping[str, Tensor],
+        squares: Tensor,
+        gradients: Sequence[Gradient],
+        lr: Tensor,
+        descent: AdamW,
+    ) -> None:
+        """The same step with Adam.
+
+        Args:
+            values: (row, parameter), as in `update`.
+            memory: means `exp_avg` and `exp_avg_sq`, (row, parameter), and `step`, (row, tensor): how many
+                each tensor has had.
+            squares: (row, tensor), as in `update`.
+            gradients: of the tensors that have one; a missing tensor stays as it is, and so does its memory.
             lr: (row,), learning rates.
             descent: the rest.
         """

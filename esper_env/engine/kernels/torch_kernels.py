@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esper_env.engine.kernels.kernels import BatchNorm, Descent, Gradient, GroupNorm, Norm, Rows, Share
+from esper_env.engine.kernels.kernels import (
+    AdamW,
+    BatchNorm,
+    Descent,
+    Gradient,
+    GroupNorm,
+    Norm,
+    Rows,
+    Share,
+)
+from esper_env.engine.optimizer import PER_TENSOR
 from esper_env.tasks.loader import crop_flip
 
 Form = Literal["channels_last", "planes", "rows"]
@@ -75,13 +85,13 @@ class TorchKernels:
         """See `Kernels`."""
         return _values(F.max_pool2d(_planes(x), 2), len(x))
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `Kernels`."""
         if len(x) == 1 and 1 in weight.shape[1:]:
             # A row by itself with one feature goes another way on a CPU than among others, to other bits.
-            x, weight, bias = (torch.cat([each, each]) for each in (x, weight, bias))
-            return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))[:1]
-        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+            twice = (None if each is None else torch.cat([each, each]) for each in (x, weight, bias))
+            return _products(*twice)[:1]  # type: ignore[arg-type]
+        return _products(x, weight, bias)
 
     def select(self, x: Tensor, rows: Tensor) -> Tensor:
         """See `Kernels`."""
@@ -172,6 +182,55 @@ class TorchKernels:
             momentum.add_(value, alpha=descent.weight_decay)
             value.sub_(momentum * lr[:, None])
             taken += size
+
+    def update_adamw(
+        self,
+        values: Tensor,
+        memory: Mapping[str, Tensor],
+        squares: Tensor,
+        gradients: Sequence[Gradient],
+        lr: Tensor,
+        descent: AdamW,
+    ) -> None:
+        """See `Kernels`. Squares are added up in steps, so that torch does not share them out to threads."""
+        flat = [
+            gradient.value.flatten(1, -2) if gradient.value.dim() > 2 else gradient.value[:, None]
+            for gradient in gradients
+        ]
+        sums = torch.stack([each.to(values.dtype).square().sum(dim=2).sum(dim=1) for each in flat], dim=1)
+        scale = (descent.clip_norm / (sums.sum(dim=1).sqrt() + 1e-6)).clamp(max=1.0)[:, None]
+        for gradient, square in zip(gradients, sums.unbind(1), strict=True):
+            at = slice(gradient.start, gradient.start + gradient.value[0].numel())
+            squares[:, gradient.tensor] += square
+            step = memory[PER_TENSOR][:, gradient.tensor].add_(1).double()
+            decay = descent.weight_decay if gradient.value.dim() > 2 else 0.0
+            means = memory["exp_avg"][:, at], memory["exp_avg_sq"][:, at]
+            _adamw(values[:, at], means, gradient.value.flatten(1) * scale, step, lr, decay, descent)
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    transposed = weight.transpose(1, 2)
+    return torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias[:, None], x, transposed)
+
+
+def _adamw(
+    value: Tensor,
+    means: tuple[Tensor, Tensor],
+    gradient: Tensor,
+    step: Tensor,
+    lr: Tensor,
+    decay: float,
+    descent: AdamW,
+) -> None:
+    """One tensor of every row, (row, number); how many steps each has had with this one is float64 (row,)."""
+    mean, square = means
+    rate = (lr / (1 - descent.beta1**step)).to(value.dtype)[:, None]
+    root = (1 - descent.beta2**step).sqrt().to(value.dtype)[:, None]
+    mean.lerp_(gradient, 1 - descent.beta1)
+    square.mul_(descent.beta2).addcmul_(gradient, gradient, value=1 - descent.beta2)
+    if decay:
+        value.mul_(1 - lr[:, None] * decay)
+    value.sub_(rate * mean / (square.sqrt() / root).add_(descent.eps))
 
 
 class _Fork(torch.autograd.Function):
