@@ -29,8 +29,8 @@ class Evaluation:
     """The first episode, uint8 (height, width, 3), from an environment that renders."""
     story: str | None = field(default=None, repr=False)
     """What the network told after the first episode, where it reads text and the environment renders."""
-    characters_per_token: float | None = None
-    """Of the validation split of hosts that read text, else None."""
+    characters_per_token: dict[str, float] | None = None
+    """Of the splits `validation` and `test`, where hosts read text, else None."""
 
     def values(self, key: str) -> list[float]:
         """One figure of every episode in which it was measured.

@@ -73,8 +73,8 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     ## Text
     A host that reads text predicts the next token after each of a window. Losses are means over tokens, in
-    nats; divided by ln 2 and by `env.metadata["characters_per_token"]`, which is that of the validation
-    split, they are bits per character. `tell` lets the harvested network tell a story, and `decode` turns
+    nats; divided by ln 2 and by the split's `env.metadata["characters_per_token"]` (`validation` or `test`),
+    they are bits per character. `tell` lets the harvested network tell a story, and `decode` turns
     tokens into text.
 
     ## Arguments

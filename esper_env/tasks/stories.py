@@ -49,12 +49,10 @@ class StoryTask:
         return self.train.tokens.device
 
     @property
-    def characters_per_token(self) -> float:
-        """Characters of text for each token that is predicted in the validation split."""
-        split = self.validation
-        read = split.tokens[1 : split.num_samples * split.context + 1].cpu()
-        counts = torch.bincount(read, minlength=self.code.size).numpy()
-        return float(counts @ self.code.characters) / len(read)
+    def characters_per_token(self) -> dict[str, float]:
+        """Characters of text for each token that is predicted, in the splits that are measured, by name."""
+        counts = {name: getattr(self, name).counts(self.code.size) for name in ("validation", "test")}
+        return {name: float(each @ self.code.characters) / int(each.sum()) for name, each in counts.items()}
 
     def in_type(self, dtype: torch.dtype) -> "StoryTask":
         """The same task for networks of another type of number."""

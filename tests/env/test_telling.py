@@ -48,21 +48,26 @@ def own_stories(folder: Path) -> dict[str, Any]:
     return {"data": "tinystories", "data_dir": str(folder), "overrides": overrides}
 
 
-def test_characters_per_token_are_counted_where_the_validation_loss_is(tmp_path: Path) -> None:
+def test_characters_per_token_are_counted_where_each_loss_is(tmp_path: Path) -> None:
     env = texts(**own_stories(tmp_path))
     story = "Zoë has 380 blue balls."
     tokens = len(story.encode()) + 1
     told = (story + "\0") * 20  # 5% of 400
-    predicted = "".join(char + "+" * (len(char.encode()) - 1) for char in told)[1 : 32 * CONTEXT + 1]
-    letters = len(predicted) - predicted.count("\0") - predicted.count("+")
+    written = "".join(char + "+" * (len(char.encode()) - 1) for char in told)
     assert tokens == 25
-    assert env.metadata["characters_per_token"] == letters / (32 * CONTEXT) < 24 / 25
+    found = env.metadata["characters_per_token"]
+    assert list(found) == ["validation", "test"]
+    for name, windows in (("validation", 32), ("test", 40)):
+        predicted = written[1 : windows * CONTEXT + 1]
+        letters = len(predicted) - predicted.count("\0") - predicted.count("+")
+        assert found[name] == letters / (windows * CONTEXT) < 24 / 25
 
 
 def test_only_hosts_that_read_text_have_characters() -> None:
     split = generate(48, CONTEXT, 0, 1)[1:]
     expected = sum(len(GRAMMAR.words[t]) + (GRAMMAR.words[t] not in ".,") for t in split if t != Words.end)
-    assert texts().metadata["characters_per_token"] == pytest.approx(expected / len(split), rel=1e-12)
+    found = texts().metadata["characters_per_token"]["validation"]
+    assert found == pytest.approx(expected / len(split), rel=1e-12)
     for env in (EsperVectorEnv(1, "micro", device="cpu"), EsperVectorEnv(1, "stories", engine="null")):
         env.reset(seed=0)
         assert env.metadata["characters_per_token"] is None
@@ -143,7 +148,7 @@ def test_a_single_environment_tells_too() -> None:
     with pytest.raises(ResetNeeded):
         env.tell()
     env.reset(seed=3)
-    assert env.metadata["characters_per_token"] > 1
+    assert env.metadata["characters_per_token"]["test"] > 1
     assert env.tell(tokens=9) == env._envs.tell(0, 9)
     assert env.decode(np.array([Words.end])) == END
 
