@@ -277,6 +277,16 @@ def test_a_dry_run_with_stories_that_are_there_writes_nothing(own_stories):
     assert sorted(own_stories.iterdir()) == before
 
 
+@pytest.mark.usefixtures("own_stories")
+def test_stories_that_are_there_are_not_replaced_because_a_library_is_missing(monkeypatch):
+    """A run says so, and so does the dry run before it."""
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    config = build({**SMALL, "data": None, "overrides": TINY | {"task.vocabulary": 300}})
+    for ask in (lambda: make_world(config, 1, AutoresetMode.NEXT_STEP), lambda: dry_run(config)):
+        with pytest.raises(ValueError, match=r"vocabulary=300 .* needs the library tokenizers"):
+            ask()
+
+
 @pytest.fixture
 def call(capsys, monkeypatch, tmp_path):
     """A script's `main` in this process: status, output, errors."""

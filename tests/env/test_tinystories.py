@@ -456,11 +456,24 @@ def test_a_missing_huggingface_hub_names_three_ways_out(tmp_path, monkeypatch):
 def test_a_missing_tokenizers_names_three_ways_out_and_bytes_need_none(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DataUnavailableError, match="vocabulary=300 needs the library tokenizers") as raised:
-        encoded(tmp_path)
-    for way in ("esper-env[text]", "vocabulary=256", 'data="procedural"'):
-        assert way in str(raised.value)
+    for ask in (encoded, lambda cache: tinystories.check(str(cache), 300, 0.1)):
+        with pytest.raises(ValueError, match=r"vocabulary=300 .* needs the library tokenizers") as raised:
+            ask(tmp_path)
+        assert not isinstance(raised.value, DataUnavailableError), "they are there"
+        for way in ("esper-env[text]", "vocabulary=256", 'data="procedural"'):
+            assert way in str(raised.value)
+    tinystories.check(str(tmp_path), 256, 0.1)
+    tinystories.check(str(tmp_path / "elsewhere"), 300, 0.1)
     assert texts(encoded(tmp_path, vocabulary=256))[2] == TEST
+
+
+def test_tokens_that_are_kept_need_no_library(tmp_path, monkeypatch):
+    write(tmp_path)
+    encoded(tmp_path, val_fraction=0.05)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    tinystories.check(str(tmp_path), 300, None)
+    with pytest.raises(ValueError, match="tokenizers"):
+        tinystories.check(str(tmp_path), 300, 0.1)
 
 
 def test_the_package_needs_neither_library(tmp_path):
