@@ -28,7 +28,8 @@ class Evaluation:
     picture: Picture | None = field(default=None, repr=False)
     """The first episode, uint8 (height, width, 3), from an environment that renders."""
     story: str | None = field(default=None, repr=False)
-    """What the network told after the first episode, where it reads text and the environment renders."""
+    """What the network told after the first episode, where it reads text and the environment renders; or why
+    it could not."""
     characters_per_token: dict[str, float] | None = None
     """Of the splits `validation` and `test`, where hosts read text, else None."""
 
@@ -136,8 +137,16 @@ def _play(
         over = np.flatnonzero(step.ended).tolist()
         for place, episode in zip(over, counter.add(step), strict=True):
             if place == 0 and 0 not in ended and env.render_mode:
-                shown = (env.render() or (None,))[0], env.tell(0)
+                shown = (env.render() or (None,))[0], _story(env)
             ended.setdefault(place, episode)
         if on_step:
             on_step(step)
     return [ended[place] for place in range(count)], shown
+
+
+def _story(env: EsperVectorEnv) -> str | None:
+    """What the network of the first environment tells, or why it can't: that ends no evaluation."""
+    try:
+        return env.tell(0)
+    except Exception as error:  # of a blueprint of one's own, such as one that reads whole windows alone
+        return f"(no story: {type(error).__name__}: {error})"

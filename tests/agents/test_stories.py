@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from esper_agents import tune
 from esper_agents.baselines import ScheduleConfig, baseline
@@ -25,7 +27,8 @@ from esper_agents.evaluate import evaluate
 from esper_agents.progress import reporter
 from esper_agents.table import table
 from esper_agents.train import train
-from esper_env import DataUnavailableError, Op, Stage
+from esper_env import DataUnavailableError, Op, Stage, register_blueprint
+from esper_env.blueprints import catalogue
 
 LEARNERS = ("esper_ppo", "recurrent_ppo", "maskable_ppo", "maskable_recurrent_ppo", "ppo")
 BASELINES = ("wait", "random", "schedule", "heuristic")
@@ -118,6 +121,29 @@ def test_the_story_is_that_of_the_first_episodes_harvested_network():
         ended = terminated[0]
     assert found.story == env.tell(0)
     assert evaluate(baseline("wait", env), env, [4]).story != found.story
+
+
+class Whole(nn.Module):
+    """A branch that has a weight for every place in a window, and so can't read the beginning of one."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(place.shape))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def test_a_network_that_can_not_tell_is_evaluated_all_the_same(monkeypatch):
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    register_blueprint("whole", {"transformer": Whole})
+    config = build({**SMALL, "episode_length": 12})
+    env = make_world(config, 1, AutoresetMode.NEXT_STEP, "rgb_array").envs
+    agent = baseline("schedule", env, ScheduleConfig(blueprint="whole", slots=(0,)))
+    found = evaluate(agent, env, [0])
+    assert found.episodes[0].fossilized == 1
+    assert found.values("test_loss")[0] > 0
+    assert found.story.startswith("(no story: RuntimeError: The size of tensor a")
 
 
 @pytest.mark.parametrize(("loss", "per_token"), [(None, 3.0), (1.0, None)])

@@ -16,7 +16,8 @@ from test_tokenizer import ANY_TEXT, CODES
 from texts import ATTENTION, CONTEXT, TINY, grow, started, texts
 from torch import nn
 
-from esper_env import EsperEnv, EsperVectorEnv, Op, Style, encode
+from esper_env import EsperEnv, EsperVectorEnv, Op, Style, encode, register_blueprint
+from esper_env.blueprints import catalogue
 from esper_env.engine.tell import tell
 from esper_env.tasks.plot import GRAMMAR, Words, generate
 from esper_env.tasks.tokenizer import END, BytePairs, Bytes
@@ -117,6 +118,18 @@ def test_tokens_are_drawn_as_often_as_the_network_expects_them(temperature: floa
     assert sum(told.values()) == sum(told[token] for token in (3, 4, 5))
 
 
+def most_probable(model: nn.Module, count: int) -> list[int]:
+    """The tokens that a network tells at temperature 0."""
+    model, tokens = model.eval(), [Words.end]
+    with torch.no_grad():
+        while len(tokens) <= count:
+            token = int(model(torch.tensor([tokens[-CONTEXT:]]))[0, -1].argmax())
+            if token == Words.end:
+                break
+            tokens.append(token)
+    return tokens[1:]
+
+
 def test_the_network_that_tells_is_that_of_the_harvest_and_nothing_of_it_changes() -> None:
     env, life = started(horizon=40)
     play(env, [*grow(0, Style.GATED, ATTENTION), encode(Op.FOSSILIZE, slot=0)])
@@ -125,14 +138,28 @@ def test_the_network_that_tells_is_that_of_the_harvest_and_nothing_of_it_changes
     told = env.tell(0, tokens=30, temperature=0)
     assert bits(env.get_state(0)) == before
     env._engine.harvest(np.array([True]))
-    model, tokens = life.model.eval(), [Words.end]
-    with torch.no_grad():
-        while len(tokens) <= 30:
-            token = int(model(torch.tensor([tokens[-CONTEXT:]]))[0, -1].argmax())
-            if token == Words.end:
-                break
-            tokens.append(token)
-    assert told == env.decode(tokens[1:])
+    assert told == env.decode(most_probable(life.model, 30))
+
+
+class Branching(nn.Module):
+    """torch.fx can't trace it: what it does depends on its input's size."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight if x.shape[0] > 1 else self.weight * x
+
+
+def test_a_network_that_can_not_be_traced_tells_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    odd = register_blueprint("odd", {"transformer": lambda place: Branching(place.channels)})
+    env, life = started(horizon=40)
+    play(env, [*grow(0, Style.LINEAR_ADD, odd), encode(Op.FOSSILIZE, slot=0)])
+    with pytest.raises(ValueError, match="'odd' at block1 can't be exported"):
+        env.export(0)
+    assert env.tell(0, tokens=12, temperature=0) == env.decode(most_probable(life.model, 12)) != ""
 
 
 def test_the_same_seed_tells_the_same_and_another_one_something_else() -> None:
