@@ -62,9 +62,9 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     ## Governor
     After each epoch the governor looks for a network that broke: a loss, weight or gradient that is not
-    finite, a collapse to guessing, or a loss that is out of bounds three epochs running. Then the last good
-    snapshot of host and fossils comes back, every other module is pruned, and the reward has a penalty.
-    Costs, clocks and data streams are not turned back.
+    finite, a collapse to guessing (of texts: to knowing no more than how frequent tokens are), or a loss that
+    is out of bounds three epochs running. Then the last good snapshot of host and fossils comes back, every
+    other module is pruned, and the reward has a penalty. Costs, clocks and data streams are not turned back.
 
     ## States
     `get_state` copies everything about the episode and `set_state` goes on from there, as often as one

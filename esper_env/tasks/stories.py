@@ -1,10 +1,12 @@
 """A task of stories: a host reads windows of tokens and predicts the next token after each."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from esper_env.tasks import plot, tinystories
@@ -53,6 +55,16 @@ class StoryTask:
         """Characters of text for each token that is predicted, in the splits that are measured, by name."""
         counts = {name: getattr(self, name).counts(self.code.size) for name in ("validation", "test")}
         return {name: float(each @ self.code.characters) / int(each.sum()) for name, each in counts.items()}
+
+    @property
+    def frequency_loss(self) -> float:
+        """Nats a token of the validation split for one who knows how frequent each is in the train split.
+
+        Each counts as once more than it is there, so that none is impossible. At most ln(vocabulary).
+        """
+        seen, asked = (split.counts(self.code.size) for split in (self.train, self.validation))
+        nats = -np.log((seen + 1) / (seen.sum() + len(seen)))
+        return min(float(asked @ nats) / int(asked.sum()), math.log(self.code.size))
 
     def in_type(self, dtype: torch.dtype) -> "StoryTask":
         """The same task for networks of another type of number."""
