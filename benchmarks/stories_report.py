@@ -18,9 +18,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def bits(loss: float, result: Result) -> float:
-    """Bits per character of a loss in nats a token on the validation split."""
-    return loss / math.log(2) / float(result["characters_per_token"])
+def bits(loss: float, characters_per_token: float) -> float:
+    """Bits per character of a loss in nats a token."""
+    return loss / math.log(2) / characters_per_token
 
 
 def with_interval(values: Sequence[float], form: str = "{:.3f}") -> str:
@@ -37,8 +37,8 @@ COLUMNS: dict[str, Callable[[Result], float]] = {
     "training PFLOPs": lambda r: r["curves"]["flops"][-1] / 1e15,
     "validation loss": lambda r: r["harvest_loss"],
     "test loss": lambda r: r["test_loss"],
-    "perplexity": lambda r: math.exp(r["harvest_loss"]),
-    "bits/character": lambda r: bits(r["harvest_loss"], r),
+    "test perplexity": lambda r: math.exp(r["test_loss"]),
+    "test bits/character": lambda r: bits(r["test_loss"], r["characters_per_token"]["test"]),
 }
 FORMS = {
     "parameters": "{:,.0f}",

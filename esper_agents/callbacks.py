@@ -39,7 +39,7 @@ class RoundReport:
 
     def __init__(self, env: EsperVectorEnv) -> None:
         self._counter, self._num_envs = EpisodeCounter(env), env.num_envs
-        self._characters = env.metadata["characters_per_token"]
+        self._characters = (env.metadata["characters_per_token"] or {}).get("validation")
         self._alpha_at = [env.features[f"slot{slot}.alpha"].start for slot in range(env.facts.num_slots)]
         self.begin()
 
@@ -104,7 +104,8 @@ def evaluation_tags(evaluation: Evaluation) -> Tags:
     summary = evaluation.summary()
     tags = {"eval/mean_reward": summary["total_reward"].mean, "eval/mean_ep_length": summary["length"].mean}
     tags |= {f"eval/{key}": summary[key].mean for key in EVALUATED if key in summary}
-    return tags | text_tags("eval", tags.get("eval/harvest_loss"), evaluation.characters_per_token)
+    characters = (evaluation.characters_per_token or {}).get("test")
+    return tags | text_tags("eval", tags.get("eval/test_loss"), characters)
 
 
 def text_tags(group: str, loss: float | None, characters_per_token: float | None) -> Tags:
@@ -112,8 +113,8 @@ def text_tags(group: str, loss: float | None, characters_per_token: float | None
 
     Args:
         group: What comes before the slash.
-        loss: The mean over the tokens of the validation split, None where it was not measured.
-        characters_per_token: Of that split, None where there is no text.
+        loss: The mean over tokens, None where it was not measured.
+        characters_per_token: Of the split that the loss was measured on, None where there is no text.
     """
     if loss is None or characters_per_token is None:
         return {}

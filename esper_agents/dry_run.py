@@ -14,7 +14,7 @@ from esper_agents.evaluate import evaluate
 from esper_agents.record import start_record
 from esper_agents.train import opened
 from esper_agents.trainees import make_trainee
-from esper_env import cifar10_cached, tinystories_cached
+from esper_env import EsperConfig, check_tinystories, cifar10_cached, tinystories_cached
 
 HORIZON, NUM_ENVS, BATCHES, SAMPLES = 4, 2, 2, 512
 """Epochs, environments, batches an epoch and most samples of each split in the short episode."""
@@ -40,7 +40,7 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
         start_record(config)
     # The null engine loads no data and builds no networks, but checks every setting.
     full = make_world(config, config.num_envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
-    data, about = _data_at_hand(config, full.envs.config.task.data)
+    data, about = _data_at_hand(config, full.envs.config)
     config = config.model_copy(update={"data": data})
     with closing(full.envs) as envs:
         for name in config.compare:
@@ -55,8 +55,11 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
     return [*lines, "dry run: everything fits; nothing was written"]
 
 
-def _data_at_hand(config: TrainConfig, wanted: str) -> tuple[str, str]:
+def _data_at_hand(config: TrainConfig, environment: EsperConfig) -> tuple[str, str]:
     """Data that can be used at once, and how they compare with those that the run would use."""
+    task, wanted = environment.task, environment.task.data
+    if wanted == "tinystories":
+        check_tinystories(task.data_dir, task.vocabulary, task.val_fraction)
     if wanted not in CACHED:
         return wanted, f"data: {wanted}"
     if CACHED[wanted](config.data_dir):
@@ -83,7 +86,7 @@ def _shortened(environment: Mapping[str, Any], data: str) -> dict[str, Any]:
     if data == "procedural":
         changes["task.train_size"] = max(SAMPLES, epoch)
     if data == "tinystories":
-        changes["task.vocabulary"] = 256  # bytes, for which no code has to be trained and kept
+        changes["task.vocabulary"] = 256  # bytes: to train a code takes long, and it would be kept
     return changes
 
 

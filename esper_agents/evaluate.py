@@ -28,9 +28,10 @@ class Evaluation:
     picture: Picture | None = field(default=None, repr=False)
     """The first episode, uint8 (height, width, 3), from an environment that renders."""
     story: str | None = field(default=None, repr=False)
-    """What the network told after the first episode, where it reads text and the environment renders."""
-    characters_per_token: float | None = None
-    """Of the validation split of hosts that read text, else None."""
+    """What the network told after the first episode, where it reads text and the environment renders; or why
+    it could not."""
+    characters_per_token: dict[str, float] | None = None
+    """Of the splits `validation` and `test`, where hosts read text, else None."""
 
     def values(self, key: str) -> list[float]:
         """One figure of every episode in which it was measured.
@@ -147,5 +148,5 @@ def _story(env: EsperVectorEnv) -> str | None:
     """What the network of the first environment tells, or why it can't: that ends no evaluation."""
     try:
         return env.tell(0)
-    except ValueError as error:
-        return f"(no story: {error})"
+    except Exception as error:  # of a blueprint of one's own, such as one that reads whole windows alone
+        return f"(no story: {type(error).__name__}: {error})"

@@ -19,6 +19,7 @@ from esper_env.registration import IDS, one_thread_per_forked_worker, register
 from esper_env.tasks.cifar10 import cached as cifar10_cached
 from esper_env.tasks.folder import DataUnavailableError
 from esper_env.tasks.tinystories import cached as tinystories_cached
+from esper_env.tasks.tinystories import check as check_tinystories
 from esper_env.vector_env import EsperVectorEnv
 from esper_env.wrappers import MaskInObservation, MaskInVectorObservation
 
@@ -51,6 +52,7 @@ __all__ = [
     "Stage",
     "StepChange",
     "Style",
+    "check_tinystories",
     "check_vector_env",
     "cifar10_cached",
     "encode",

@@ -62,9 +62,9 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     ## Governor
     After each epoch the governor looks for a network that broke: a loss, weight or gradient that is not
-    finite, a collapse to guessing, or a loss that is out of bounds three epochs running. Then the last good
-    snapshot of host and fossils comes back, every other module is pruned, and the reward has a penalty.
-    Costs, clocks and data streams are not turned back.
+    finite, a collapse to guessing (of texts: to knowing no more than how frequent tokens are), or a loss that
+    is out of bounds three epochs running. Then the last good snapshot of host and fossils comes back, every
+    other module is pruned, and the reward has a penalty. Costs, clocks and data streams are not turned back.
 
     ## States
     `get_state` copies everything about the episode and `set_state` goes on from there, as often as one
@@ -73,8 +73,8 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     ## Text
     A host that reads text predicts the next token after each of a window. Losses are means over tokens, in
-    nats; divided by ln 2 and by `env.metadata["characters_per_token"]`, which is that of the validation
-    split, they are bits per character. `tell` lets the harvested network tell a story, and `decode` turns
+    nats; divided by ln 2 and by the split's `env.metadata["characters_per_token"]` (`validation` or `test`),
+    they are bits per character. `tell` lets the harvested network tell a story, and `decode` turns
     tokens into text.
 
     ## Arguments

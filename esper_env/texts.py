@@ -9,7 +9,8 @@ from gymnasium.vector import VectorEnv
 
 from esper_env.engine.engine import Engine
 from esper_env.engine.precision import own_modes
-from esper_env.engine.tell import tell
+from esper_env.engine.setup import Setup
+from esper_env.engine.tell import harvested, tell
 from esper_env.tasks.stories import StoryTask
 
 
@@ -17,8 +18,12 @@ class TextVectorEnv(VectorEnv):
     """The questions about text that `EsperVectorEnv` answers."""
 
     _engine: Engine
-    _stories: StoryTask | None
-    """What hosts that read text learn; None for images, and where nothing is trained."""
+    _setup: Setup
+
+    @property
+    def _stories(self) -> StoryTask | None:
+        """What hosts that read text learn; None for images, and where nothing is trained."""
+        return self._setup.story_task
 
     @abstractmethod
     def _ready_row(self, env: int) -> int:
@@ -58,7 +63,7 @@ class TextVectorEnv(VectorEnv):
             The text; None for a host that reads none, and for an engine that trains nothing (`null`).
 
         Raises:
-            ValueError: no such environment, an argument out of range, or a blueprint that can't be exported.
+            ValueError: no such environment, or an argument out of range.
             ResetNeeded: it was never reset.
             ClosedEnvironmentError: after `close`.
         """
@@ -68,8 +73,10 @@ class TextVectorEnv(VectorEnv):
         _refuse("seed", seed, 0, int, np.integer)
         if self._stories is None:
             return None
-        network = self._engine.export(env)
-        return self._stories.decode(tell(network, self._stories, int(tokens), float(temperature), int(seed)))
+        life = harvested(self._engine, self._setup, env)
+        with life.measuring():
+            told = tell(life.model, self._stories, int(tokens), float(temperature), int(seed))
+        return self._stories.decode(told)
 
 
 def _refuse(name: str, value: Any, least: int, *kinds: type) -> None:

@@ -124,7 +124,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         config, num_envs = self.config, self.num_envs
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
-        self.facts, self.provenance, self._stories = setup.facts, setup.provenance, setup.story_task
+        self.facts, self.provenance, self._setup = setup.facts, setup.provenance, setup
         self.metadata = {
             **self.metadata,
             "autoreset_mode": self.autoreset_mode,

@@ -55,6 +55,14 @@ class HostFacts:
     """Quality of guessing: 1 / classes, or 0 for language."""
     chance_loss: float
     """Cross-entropy of guessing in nats: ln(classes), or ln(vocabulary)."""
+    frequency_loss: float | None = None
+    """Cross-entropy in nats, at most `chance_loss`, of knowing how frequent each token is and nothing else;
+    None for images, and where no text was read."""
+
+    @property
+    def uninformed_loss(self) -> float:
+        """Cross-entropy in nats of a network that looks at no input, as one that has lost everything."""
+        return self.chance_loss if self.frequency_loss is None else self.frequency_loss
 
     @property
     def num_slots(self) -> int:

@@ -80,6 +80,11 @@ class Life:
         self.model.remove(slot)
         del self.planted[slot]
 
+    def remove_uncommitted(self) -> None:
+        """Take out every module that is not fossilized."""
+        for slot in self.planted.keys() - set(self.fossils):
+            self.remove(slot)
+
     def _plant(self, slot: int, blueprint: int, planting: int, style: Style) -> Planted:
         kind, place = self._setup.blueprints[blueprint], self.model.place(slot)
         branch = build_branch(kind, place, key(self._seed, Stream.MODULE_INIT, slot, planting, 0))
@@ -149,6 +154,12 @@ class Life:
     def drawing(self, training: bool = False) -> Iterator[None]:
         """Inside, what modules draw from torch's own generators is that of this life and epoch alone."""
         with drawing_from(key(self._seed, Stream.FORWARD, self.epochs, training), self._task.device):
+            yield
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Inside, the network computes as it does when it is validated."""
+        with self.drawing(), self._precision(), self._switched():
             yield
 
     def _precision(self) -> AbstractContextManager[None]:
@@ -245,7 +256,7 @@ class Life:
 
     def measure(self, subsets: list[int]) -> Measured:
         """Validate the network, and the variants that are asked for (`evaluate.measure`)."""
-        with self._timed("validation_seconds"), self.drawing(), self._precision(), self._switched():
+        with self._timed("validation_seconds"), self.measuring():
             measured = measure(self.model, self._task, self.live, subsets, self._config.counterfactual_size)
         self.seconds["counterfactual_seconds"] += measured.counterfactual_seconds
         self.seconds["validation_seconds"] -= measured.counterfactual_seconds
@@ -257,9 +268,8 @@ class Life:
         Returns:
             float64 (4,), on the device.
         """
-        for slot in self.planted.keys() - set(self.fossils):
-            self.remove(slot)
-        with self.drawing(), self._precision(), self._switched():
+        self.remove_uncommitted()
+        with self.measuring():
             # Validated in the batches of every epoch, so that an unchanged network has the same quality.
             validation = measure(self.model, self._task, (), (), self._config.counterfactual_size).validation
             return torch.cat([validation, summary(self.model, self._task, self._task.test)])

@@ -1,7 +1,7 @@
 """What an engine is built from: checked against each other before any data is loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -102,6 +102,8 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     if loaded and shape.train_size is None:
         shape = outline_of(loaded)
         refuse_few_windows(engine, shape, task.data)
+    if isinstance(loaded, StoryTask):
+        facts = replace(facts, frequency_loss=loaded.frequency_loss)
     return Setup(
         config=engine,
         horizon=horizon,

@@ -3,7 +3,25 @@
 import torch
 from torch import nn
 
+from esper_env.engine import snapshot
+from esper_env.engine.engine import Engine
+from esper_env.engine.life import Life
+from esper_env.engine.setup import Setup
 from esper_env.tasks.stories import StoryTask
+
+
+def harvested(engine: Engine, setup: Setup, env: int) -> Life:
+    """A copy of one environment's network as the harvest would leave it, from its state.
+
+    Args:
+        engine: One that trains; it stays as it is.
+        setup: What it was built from.
+        env: Index of the environment.
+    """
+    life = snapshot.from_state(setup, engine.get_state(env)["life"])
+    life.remove_uncommitted()
+    life.model.eval()
+    return life
 
 
 @torch.no_grad()

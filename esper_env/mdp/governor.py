@@ -1,7 +1,8 @@
 """The governor: it sees when a network breaks, and puts back the last good one.
 
-What counts as broken is measured against the task: chance loss is ln(classes) or ln(vocabulary). Everything
-is per environment; the engine keeps and restores the weights that are named here.
+What counts as broken is measured against the task: chance loss is ln(classes) or ln(vocabulary), and a reader
+of texts who has lost everything learns how frequent each token is before anything else. Everything is per
+environment; the engine keeps and restores the weights that are named here.
 """
 
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ class GovernorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     chance_margin: float = Field(0.065, ge=0)
-    """Collapse: distance from the chance loss, as a share of it, within which a network guesses."""
+    """Collapse: distance from the chance loss or from the uninformed loss (of texts: that of knowing the
+    frequencies of tokens alone), as a share of it, within which a network guesses."""
     collapse_in_training: bool = True
     """Collapse: whether the training loss must be that of guessing too; the validation loss alone can pass
     through it in a single bad epoch of a network that still classifies."""
     learned_below: float = Field(0.6, gt=0, lt=1)
-    """Collapse: share of the chance loss below which a network has learned something it can lose."""
+    """Collapse: share of the uninformed loss, for images that of chance, below which a network has learned
+    something it can lose."""
     divergence_factor: float = Field(3.0, gt=1)
     """Divergence: multiple of the mean of the last good losses that must be exceeded."""
     divergence_sigmas: float = Field(6.0, ge=0)
@@ -84,18 +87,23 @@ def judge(
     loss = stats.val_loss
     finite = stats.finite & np.isfinite(stats.train_loss) & np.isfinite(loss)
     shown = (loss, stats.train_loss) if config.collapse_in_training else (loss,)
-    margin = config.chance_margin * facts.chance_loss
-    at_chance = reduce(np.logical_and, (np.abs(each - facts.chance_loss) <= margin for each in shown))
-    collapsed = played & finite & at_chance & state.has_learned
+    guesses = _near(shown, facts.chance_loss, config) | _near(shown, facts.uninformed_loss, config)
+    collapsed = played & finite & guesses & state.has_learned
     suspicious = played & finite & _out_of_bounds(state.good_losses, loss, config)
     state.divergent = np.where(played, np.where(suspicious, state.divergent + 1, 0), state.divergent)
     good = played & finite & ~collapsed & ~suspicious
-    state.has_learned |= good & (loss < config.learned_below * facts.chance_loss)
+    state.has_learned |= good & (loss < config.learned_below * facts.uninformed_loss)
     losses = np.concatenate([loss[:, None], state.good_losses[:, :-1]], axis=1)
     state.good_losses = np.where(good[:, None], losses, state.good_losses)
     state.since_snapshot += good
     diverged = suspicious & ~collapsed & (state.divergent >= config.patience)
     return Verdict(played & ~finite, collapsed, diverged, good)
+
+
+def _near(losses: tuple[Floats, ...], level: float, config: GovernorConfig) -> Bools:
+    """(env,): all of these losses are about this one."""
+    margin = config.chance_margin * level
+    return reduce(np.logical_and, (np.abs(each - level) <= margin for each in losses))
 
 
 def _out_of_bounds(good_losses: Floats, loss: Floats, config: GovernorConfig) -> Bools:

@@ -1,9 +1,9 @@
 """The configuration of a task: what a host learns, images or stories."""
 
 import re
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
 from esper_env.tasks import procedural
 
@@ -24,6 +24,13 @@ DEFAULTS: dict[Family, Defaults] = {
     "image": Defaults(45_000, 5_000, 10_000, 0.1),
     "text": Defaults(2_048, 128, 128, 0.05),
 }
+
+Size = Annotated[int, Strict(), Field(ge=1)] | Literal["full"]
+"""So many samples, or all that there are."""
+
+MOST = {"val": 512, "test": 1_024}
+"""Windows that are kept of a split of real stories where no size is given, if there are as many: 5% of the
+whole data set are 80,000, and to validate on those would cost 100 times the training. To train, all are."""
 
 ALLOWED: dict[Family, str] = {
     "image": "'cifar10', 'procedural' and 'folder:NAME'",
@@ -51,12 +58,15 @@ class TaskConfig(BaseModel):
     """Seconds without a new byte after which a download is given up."""
     image_size: int = Field(default=32, ge=8, le=128)
     """Height and width in pixels (procedural images)."""
-    train_size: int | None = Field(default=None, ge=1)
-    """Training samples (procedural); None takes 45,000 images, 2,048 windows."""
-    val_size: int | None = Field(default=None, ge=1)
-    """Validation samples (procedural); None takes 5,000 images, 128 windows."""
-    test_size: int | None = Field(default=None, ge=1)
-    """Test samples (procedural); None takes 10,000 images, 128 windows."""
+    train_size: Size | None = None
+    """Training samples (procedural), or the first windows, `full` for all (tinystories); None takes 45,000
+    images, 2,048 windows (procedural), all windows (tinystories)."""
+    val_size: Size | None = None
+    """Validation samples, likewise; None takes 5,000 images, 128 windows (procedural), 512 windows, or all if
+    there are fewer (tinystories)."""
+    test_size: Size | None = None
+    """Test samples, likewise; None takes 10,000 images, 128 windows (procedural), 1,024 windows, or all if
+    there are fewer (tinystories)."""
     generator_seed: int = Field(default=0, ge=0)
     """Which procedural data set; no episode seed changes it."""
     difficulty: procedural.Difficulty = procedural.Difficulty()
@@ -85,12 +95,11 @@ class TaskConfig(BaseModel):
 
     def sizes(self, family: Family) -> tuple[int, int, int]:
         """Samples of the procedural splits: train, validation, test."""
-        default = DEFAULTS[family]
-        return (
-            default.train_size if self.train_size is None else self.train_size,
-            default.val_size if self.val_size is None else self.val_size,
-            default.test_size if self.test_size is None else self.test_size,
+        asked, default = (self.train_size, self.val_size, self.test_size), DEFAULTS[family]
+        train, val, test = (
+            size if isinstance(size, int) else default[index] for index, size in enumerate(asked)
         )
+        return int(train), int(val), int(test)
 
     def validation_share(self, family: Family) -> float:
         """Share of the training files that becomes validation."""

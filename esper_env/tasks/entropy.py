@@ -9,6 +9,7 @@ Markov models", 1989, section III A). Impossible pairs vanish, so that a few tok
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ def walk(grammar: Grammar) -> Walk:
     """Averages over all stories, by solving for the expected visits of each node.
 
     Raises:
-        ValueError: a story may use what follows from a fact before the fact itself is told.
+        ValueError: a story may use what follows from a fact before the fact itself is told, or go on with
+            either of two facts of a kind, of which neither is told.
     """
     begun, first = _ahead(grammar, grammar.start, 0)
     after, nats = _reached(grammar, begun)
@@ -77,6 +79,7 @@ def _reached(
 
 def _ahead(grammar: Grammar, edges: Edges, told: int) -> tuple[list[tuple[_Place, float]], float]:
     """The places that may come next, their probabilities, and the entropy of the next token."""
+    _refuse_alike(grammar, edges, told)
     ahead, nats = [], 0.0
     for to, probability in edges:
         slot, choices = grammar.nodes[to].slot, 1
@@ -85,6 +88,18 @@ def _ahead(grammar: Grammar, edges: Edges, told: int) -> tuple[list[tuple[_Place
         nats += probability * (math.log(choices) - math.log(probability))
         ahead.append(((to, told | 1 << slot if slot >= 0 else told), probability))
     return ahead, nats
+
+
+def _refuse_alike(grammar: Grammar, edges: Edges, told: int) -> None:
+    """A word of a kind tells which slot it stands for only if one of the two is known."""
+    slots = {slot for to, _ in edges if (slot := grammar.nodes[to].slot) >= 0 and not told >> slot & 1}
+    for first, second in combinations(sorted(slots), 2):
+        one, other = grammar.slots[first], grammar.slots[second]
+        if one.kind == other.kind:
+            raise ValueError(
+                f"two branches may tell {one.name!r} or {other.name!r} next, both of them {one.kind!r}: a "
+                "reader could not tell them apart"
+            )
 
 
 def _left(grammar: Grammar, at: int, told: int) -> int:

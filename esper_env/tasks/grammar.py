@@ -4,7 +4,8 @@ A story walks through a graph whose nodes are places in a text. A node writes a 
 depends on a fact of the story, a slot: who the hero is, what is hers. The slots of a kind hold different
 values, each choice of values as likely as any other, and no branch depends on them. Where a node has several
 successors, no word is written by two of them once the facts are known. So a reader who has the story from
-its beginning always knows the node: what the best possible reader pays can be computed (`tasks.entropy`).
+its beginning always knows the node: what the best possible reader pays can be computed (`tasks.entropy`,
+which refuses a branch between two facts of a kind before either is told).
 """
 
 import re
@@ -75,7 +76,8 @@ class Grammar:
         slots: the facts of a story.
 
     Raises:
-        ValueError: a form that a kind does not have, or two branches that may write the same word.
+        ValueError: a form that a kind does not have, two branches that may write the same word, or `Again`
+            over a piece that may be empty.
     """
 
     def __init__(self, story: Part, kinds: Mapping[str, Kind], slots: Sequence[Slot]) -> None:
@@ -198,11 +200,15 @@ class _Graph:
         self._written |= set(self.emissions[at][1])
         return at
 
-    def reached(self, at: int) -> dict[int, float]:
+    def reached(self, at: int, passed: frozenset[int] = frozenset()) -> dict[int, float]:
         """The places with an emission that come next, by way of joints, and their probabilities."""
+        if at in passed:
+            raise ValueError(
+                "Again is not allowed over a piece that may be empty: the story might never go on"
+            )
         found: dict[int, float] = {}
         for to, probability in self._edges[at]:
-            onwards = {to: 1.0} if to in self.emissions else self.reached(to)
+            onwards = {to: 1.0} if to in self.emissions else self.reached(to, passed | {at})
             for place, share in onwards.items():
                 found[place] = found.get(place, 0.0) + probability * share
         return found

@@ -178,6 +178,7 @@ def optimal_loss(split: TextSplit) -> float:
     Raises:
         ValueError: this is no split of procedural stories.
     """
-    reader, (x, y) = Reader(GRAMMAR), split.windows(torch.arange(split.num_samples))
+    every = torch.arange(split.num_samples, device=split.tokens.device)
+    reader, (x, y) = Reader(GRAMMAR), split.windows(every)
     pieces = torch.cat([x, y[:, -1:]], dim=1).tolist()
     return float(np.mean([reader.surprise(piece)[1:] for piece in pieces]))

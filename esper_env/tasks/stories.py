@@ -1,14 +1,16 @@
 """A task of stories: a host reads windows of tokens and predicts the next token after each."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from esper_env.tasks import plot, tinystories
-from esper_env.tasks.config import TaskConfig
+from esper_env.tasks.config import MOST, Size, TaskConfig
 from esper_env.tasks.folder import cache_folder
 from esper_env.tasks.tokenizer import Code
 from esper_env.tasks.windows import TextSplit
@@ -49,12 +51,20 @@ class StoryTask:
         return self.train.tokens.device
 
     @property
-    def characters_per_token(self) -> float:
-        """Characters of text for each token that is predicted in the validation split."""
-        split = self.validation
-        read = split.tokens[1 : split.num_samples * split.context + 1].cpu()
-        counts = torch.bincount(read, minlength=self.code.size).numpy()
-        return float(counts @ self.code.characters) / len(read)
+    def characters_per_token(self) -> dict[str, float]:
+        """Characters of text for each token that is predicted, in the splits that are measured, by name."""
+        counts = {name: getattr(self, name).counts(self.code.size) for name in ("validation", "test")}
+        return {name: float(each @ self.code.characters) / int(each.sum()) for name, each in counts.items()}
+
+    @property
+    def frequency_loss(self) -> float:
+        """Nats a token of the validation split for one who knows how frequent each is in the train split.
+
+        Each counts as once more than it is there, so that none is impossible. At most ln(vocabulary).
+        """
+        seen, asked = (split.counts(self.code.size) for split in (self.train, self.validation))
+        nats = -np.log((seen + 1) / (seen.sum() + len(seen)))
+        return min(float(asked @ nats) / int(asked.sum()), math.log(self.code.size))
 
     def in_type(self, dtype: torch.dtype) -> "StoryTask":
         """The same task for networks of another type of number."""
@@ -72,7 +82,7 @@ def load_stories(config: TaskConfig, context: int, device: torch.device) -> Stor
         ValueError: files that are incomplete or damaged, or a split with fewer windows than asked for.
         DataUnavailableError: no files, and no download.
     """
-    sizes: tuple[int | None, ...]
+    sizes: tuple[Size | None, ...]
     code: Code
     if config.data == "procedural":
         sizes, code = config.sizes("text"), plot.Words()
@@ -85,10 +95,16 @@ def load_stories(config: TaskConfig, context: int, device: torch.device) -> Stor
     train, validation, test = (
         _cut(name, tokens, context, size) for name, tokens, size in zip(names, splits, sizes, strict=True)
     )
-    return StoryTask(config.data, f"{provenance}; {context} tokens a window", train, validation, test, code)
+    provenance += f"; {context} tokens a window"
+    for purpose, tokens, part in zip(_PURPOSES, splits, (train, validation, test), strict=True):
+        whole = TextSplit(tokens, context).num_samples
+        if part.num_samples < whole:
+            provenance += f", the first {part.num_samples:,} of {whole:,} for {purpose}"
+    return StoryTask(config.data, provenance, train, validation, test, code)
 
 
 _Splits = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+_PURPOSES = ("training", "validation", "test")
 
 
 @cache
@@ -115,13 +131,14 @@ def _from_files(config: TaskConfig, device: torch.device) -> tuple[_Splits, Code
     return _READ[key]
 
 
-def _cut(name: str, tokens: torch.Tensor, context: int, size: int | None) -> TextSplit:
-    """The first `size` windows of a split; None for all."""
+def _cut(name: str, tokens: torch.Tensor, context: int, size: Size | None) -> TextSplit:
+    """The first `size` windows of a split, `full` for all; None for as many as `MOST` says, or all."""
     split = TextSplit(tokens, context)
-    if split.num_samples < (size or 1):
-        wanted = f"task.{name}_size={size}" if size else f"context={context}"
+    if split.num_samples < (size if isinstance(size, int) else 1):
+        wanted = f"task.{name}_size={size}" if isinstance(size, int) else f"context={context}"
         raise ValueError(
             f"{wanted} is not allowed: the {name} split has {len(tokens)} tokens, which make "
             f"{split.num_samples} windows of {context} tokens and one more"
         )
-    return split if size is None else TextSplit(tokens[: size * context + 1], context)
+    kept = MOST.get(name, "full") if size is None else size
+    return split if kept == "full" else TextSplit(tokens[: int(kept) * context + 1], context)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from esper_env.tasks import token_cache
+from esper_env.tasks.config import DEFAULTS
 from esper_env.tasks.download import DataSet, ensure
-from esper_env.tasks.folder import DataUnavailableError
+from esper_env.tasks.folder import cache_folder
 from esper_env.tasks.tokenizer import END, BytePairs, Bytes, Tokens, train
 
 FILES = ("train.txt", "valid.txt")
@@ -43,6 +44,28 @@ def cached(data_dir: str | None = None) -> bool:
     return SOURCE.cached(data_dir)
 
 
+def check(data_dir: str | None, vocabulary: int, val_fraction: float | None) -> None:
+    """Whether stories in the cache folder, if they are there, can be coded. They are not read for it.
+
+    Args:
+        data_dir: as for `cached`.
+        vocabulary: `task.vocabulary`.
+        val_fraction: `task.val_fraction`.
+
+    Raises:
+        ValueError: no tokens are kept, and the library that makes them is missing.
+    """
+    if vocabulary == Bytes.size or not cached(data_dir):
+        return
+    folder = cache_folder(data_dir)[0] / SOURCE.folder
+    share = DEFAULTS["text"].val_fraction if val_fraction is None else val_fraction
+    try:
+        import tokenizers  # noqa: F401
+    except ImportError as error:
+        if not token_cache.read(folder, _name(folder, share, vocabulary)):
+            raise _without_library(folder, vocabulary, error) from error
+
+
 def load(cache: Path, named_by: str, patience: float, val_fraction: float, vocabulary: int) -> Encoded:
     """All stories as tokens, from `cache / "tinystories"` or from the network.
 
@@ -54,9 +77,9 @@ def load(cache: Path, named_by: str, patience: float, val_fraction: float, vocab
         vocabulary: entries of the byte-pair code, which is trained on the train split; 256 for plain bytes.
 
     Raises:
-        ValueError: the files are there but incomplete or damaged, and left as they are; or more entries than
-            the stories have pairs for.
-        DataUnavailableError: they are not there and the download failed, or a library is missing.
+        ValueError: the files are there but incomplete or damaged, and left as they are; or the library that
+            makes the code is missing; or more entries than the stories have pairs for.
+        DataUnavailableError: they are not there and the download failed.
     """
     folder = ensure(SOURCE, cache, named_by, patience)
     code: Bytes | BytePairs
@@ -139,22 +162,32 @@ def _encode(code: Bytes | BytePairs, splits: tuple[Reader, Reader, Reader]) -> t
 
 def _kept(folder: Path, val_fraction: float, vocabulary: int) -> tuple[token_cache.Kept, str]:
     """Tokens and code, from the cache or made now, and in a few words where they are kept."""
-    name = token_cache.name_for(RECIPE, vocabulary, val_fraction, *(_sum(folder / file) for file in FILES))
+    name = _name(folder, val_fraction, vocabulary)
     if found := token_cache.read(folder, name):
         return found[0], f"in {found[1]}"
     splits = split(folder, val_fraction)
     try:
         code = train(splits[0](), vocabulary)
     except ImportError as error:
-        raise DataUnavailableError(
-            f"vocabulary={vocabulary} needs the library tokenizers for the stories in {folder}: {error}. "
-            'Three ways out: pip install "esper-env[text]"; task.vocabulary=256, which is plain bytes; or '
-            'data="procedural"'
-        ) from error
+        raise _without_library(folder, vocabulary, error) from error
     kept = token_cache.Kept(_encode(code, splits), code.record)
     path = token_cache.write(folder, name, kept)
     tried = " nor ".join(map(str, token_cache.places(folder)))
     return kept, f"in {path}" if path else f"in memory, since neither {tried} can be written"
+
+
+def _name(folder: Path, val_fraction: float, vocabulary: int) -> str:
+    """Of the file that keeps the tokens of these stories."""
+    return token_cache.name_for(RECIPE, vocabulary, val_fraction, *(_sum(folder / file) for file in FILES))
+
+
+def _without_library(folder: Path, vocabulary: int, error: ImportError) -> ValueError:
+    # No DataUnavailableError: the stories are there, and nobody should be given others for them.
+    return ValueError(
+        f"vocabulary={vocabulary} is not allowed: it needs the library tokenizers for the stories in "
+        f'{folder} ({error}). Three ways out: pip install "esper-env[text]"; task.vocabulary=256, which is '
+        'plain bytes; or data="procedural"'
+    )
 
 
 def _sum(path: Path) -> str:

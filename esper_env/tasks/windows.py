@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -21,6 +24,11 @@ class TextSplit(NamedTuple):
     def after(self, size: int) -> "TextSplit":
         """The split without its first `size` samples."""
         return TextSplit(self.tokens[size * self.context :], self.context)
+
+    def counts(self, size: int) -> NDArray[np.int64]:
+        """(size,): how often each of so many tokens is predicted in all windows."""
+        predicted = self.tokens[1 : self.num_samples * self.context + 1]
+        return torch.bincount(predicted, minlength=size).cpu().numpy()
 
     def windows(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Some samples: x and y, int64 (*chosen.shape, context), y being x one token later.

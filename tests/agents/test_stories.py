@@ -80,7 +80,7 @@ def test_an_agent_that_does_not_learn_plays_language_hosts(tmp_path, algo):
     assert f"{np.mean(summary.evaluations[0].values('test_loss')):.3f}" in row
     written = json.loads((summary.folder / "evaluation.json").read_text())["agents"][0]
     assert written["story"] == summary.evaluations[0].story
-    assert written["characters_per_token"] == summary.evaluations[0].characters_per_token > 1
+    assert written["characters_per_token"] == summary.evaluations[0].characters_per_token
 
 
 def test_the_curves_of_language_hosts_are_losses_and_a_story(tmp_path):
@@ -90,7 +90,8 @@ def test_the_curves_of_language_hosts_are_losses_and_a_story(tmp_path):
     assert not [tag for tag in tags if "accuracy" in tag]
     world = make_world(build({**SMALL}), 1, AutoresetMode.NEXT_STEP)
     per_token = world.envs.metadata["characters_per_token"]
-    for group, loss in (("host", "val_loss"), ("eval", "harvest_loss")):
+    assert per_token["test"] != pytest.approx(per_token["validation"], rel=1e-3)
+    for group, loss, split in (("host", "val_loss", "validation"), ("eval", "test_loss", "test")):
         curves = [
             [event.value for event in events.Scalars(f"{group}/{name}")]
             for name in (loss, "perplexity", "bits_per_character")
@@ -99,7 +100,7 @@ def test_the_curves_of_language_hosts_are_losses_and_a_story(tmp_path):
         for nats, perplexity, bits in zip(*curves, strict=True):
             assert 0 < nats < 2 * math.log(163)
             assert perplexity == pytest.approx(np.exp(nats), rel=1e-5)
-            assert bits == pytest.approx(nats / np.log(2) / per_token, rel=1e-5)
+            assert bits == pytest.approx(nats / np.log(2) / per_token[split], rel=1e-5)
     mean = np.mean(summary.evaluations[0].values("test_loss"))
     assert events.Scalars("eval/test_loss")[-1].value == pytest.approx(mean, rel=1e-6)
     assert len(events.Images("eval/episode")) == 2
@@ -122,26 +123,27 @@ def test_the_story_is_that_of_the_first_episodes_harvested_network():
     assert evaluate(baseline("wait", env), env, [4]).story != found.story
 
 
-class Untold(nn.Module):
-    """torch.fx can't write down what it does: it asks how large its batch is."""
+class Whole(nn.Module):
+    """A branch that has a weight for every place in a window, and so can't read the beginning of one."""
 
-    def __init__(self, width):
+    def __init__(self, place):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(place.shape))
 
     def forward(self, x):
-        return x * self.weight if x.shape[0] > 1 else self.weight * x
+        return x * self.weight
 
 
-def test_a_network_that_can_not_be_exported_is_evaluated_all_the_same(monkeypatch):
+def test_a_network_that_can_not_tell_is_evaluated_all_the_same(monkeypatch):
     monkeypatch.setattr(catalogue, "_REGISTERED", [])
-    register_blueprint("untold", {"transformer": lambda place: Untold(place.channels)})
+    register_blueprint("whole", {"transformer": Whole})
     config = build({**SMALL, "episode_length": 12})
     env = make_world(config, 1, AutoresetMode.NEXT_STEP, "rgb_array").envs
-    agent = baseline("schedule", env, ScheduleConfig(blueprint="untold", slots=(0,)))
+    agent = baseline("schedule", env, ScheduleConfig(blueprint="whole", slots=(0,)))
     found = evaluate(agent, env, [0])
     assert found.episodes[0].fossilized == 1
-    assert found.story.startswith("(no story: blueprint 'untold'")
+    assert found.values("test_loss")[0] > 0
+    assert found.story.startswith("(no story: RuntimeError: The size of tensor a")
 
 
 @pytest.mark.parametrize(("loss", "per_token"), [(None, 3.0), (1.0, None)])
@@ -265,7 +267,8 @@ def test_auto_takes_stories_that_are_there():
     world = make_world(build({**SMALL, "data": None, "overrides": BYTES}), 1, AutoresetMode.NEXT_STEP)
     assert world.provenance.startswith("real TinyStories")
     assert "as bytes" in world.provenance
-    assert world.envs.metadata["characters_per_token"] == pytest.approx(36 / 37, abs=0.02)
+    for per_token in world.envs.metadata["characters_per_token"].values():
+        assert per_token == pytest.approx(36 / 37, abs=0.02)
 
 
 @pytest.mark.usefixtures("offline")
@@ -298,6 +301,16 @@ def test_a_dry_run_with_stories_that_are_there_writes_nothing(own_stories):
     assert any(line == "data: tinystories, from the cache" for line in lines)
     assert "played 8 steps" in lines[-2]
     assert sorted(own_stories.iterdir()) == before
+
+
+@pytest.mark.usefixtures("own_stories")
+def test_stories_that_are_there_are_not_replaced_because_a_library_is_missing(monkeypatch):
+    """A run says so, and so does the dry run before it."""
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    config = build({**SMALL, "data": None, "overrides": TINY | {"task.vocabulary": 300}})
+    for ask in (lambda: make_world(config, 1, AutoresetMode.NEXT_STEP), lambda: dry_run(config)):
+        with pytest.raises(ValueError, match=r"vocabulary=300 .* needs the library tokenizers"):
+            ask()
 
 
 @pytest.fixture

@@ -192,6 +192,25 @@ def test_what_follows_from_a_fact_must_not_be_said_before_it() -> None:
         walk(grammar)
 
 
+def test_a_branch_between_two_facts_of_a_kind_is_refused_before_one_is_told() -> None:
+    """A name alone does not tell whose it is; once one of the two is told, it does."""
+    unknown = small(("a", one_of("{hero} ran", "{friend} ran")))
+    for weigh in (walk, Reader):
+        with pytest.raises(
+            ValueError, match="two branches may tell 'hero' or 'friend' next, both of them 'child'"
+        ):
+            weigh(unknown)
+    known = small(("{hero} , then", one_of("{hero} ran", "{friend} ran")))
+    expected = math.log(3) + math.log(2) + math.log(2) / 2  # the hero, the branch, the friend in half of them
+    assert walk(known).entropy_rate == pytest.approx(expected / 6, rel=1e-12)
+
+
+@pytest.mark.parametrize("piece", ["", one_of("", "a"), ("", one_of("", ""))])
+def test_what_may_be_empty_is_not_told_again_and_again(piece: Part) -> None:
+    with pytest.raises(ValueError, match="Again is not allowed over a piece that may be empty"):
+        small(("so", Again(piece, 0.5), "."))
+
+
 @pytest.mark.parametrize("word", ["{dog}", "{hero.use}", "{}"])
 def test_an_unknown_fact_or_form_is_refused_by_name(word: str) -> None:
     with pytest.raises(ValueError, match="no such slot, or no such form") as raised:

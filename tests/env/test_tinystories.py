@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from esper_env import EsperVectorEnv
 from esper_env.contracts.streams import Stream, generator
 from esper_env.tasks import tinystories, token_cache
 from esper_env.tasks.folder import DataUnavailableError, cache_folder
@@ -343,6 +344,39 @@ def test_asked_for_fewer_windows_a_task_keeps_the_first(tmp_path):
         load_task(TaskConfig(**config, context=9000), CPU, "text", 16)
 
 
+def test_unless_one_says_otherwise_losses_are_measured_on_few_windows(tmp_path):
+    """So that the whole data set can be played: 100 times the training of an epoch is its validation else."""
+    write(tmp_path)
+    config = {"data": "tinystories", "data_dir": str(tmp_path), "vocabulary": 300, "val_fraction": 0.2}
+
+    def task(context, **sizes):
+        return load_task(TaskConfig(**config, **sizes), CPU, "text", context)
+
+    def sizes(task):
+        return [each.num_samples for each in (task.train, task.validation, task.test)]
+
+    few, every = task(2), task(2, train_size="full", val_size="full", test_size="full")
+    whole = [(len(each.tokens) - 1) // 2 for each in (every.train, every.validation, every.test)]
+    assert sizes(every) == whole
+    assert sizes(few) == [whole[0], 512, 1024]
+    assert whole[1] > 512 < 1024 < whole[2]
+    assert torch.equal(few.validation.tokens, every.validation.tokens[: 512 * 2 + 1])
+    told = (
+        f"; 2 tokens a window, the first 512 of {whole[1]:,} for validation, the first 1,024 of {whole[2]:,}"
+    )
+    assert few.provenance.endswith(f"{told} for test")
+    assert every.provenance.endswith("; 2 tokens a window")
+    assert sizes(task(64)) == [(2 * count) // 64 for count in whole]
+    assert task(64).provenance.endswith("; 64 tokens a window"), "there are fewer"
+
+
+def test_procedural_stories_have_the_sizes_of_their_kind_where_all_are_asked_for():
+    assert TaskConfig(data="procedural", val_size="full").sizes("text") == (2_048, 128, 128)
+    for size in (0, "all"):
+        with pytest.raises(ValueError, match=rf"task\.val_size={size!r}"):
+            EsperVectorEnv(1, "stories", engine="null", overrides={"task.val_size": size})
+
+
 def test_absent_stories_are_downloaded_converted_and_kept(tmp_path, hub):
     hub.hf_hub_download = fake_download
     assert not tinystories.cached(str(tmp_path))
@@ -422,11 +456,24 @@ def test_a_missing_huggingface_hub_names_three_ways_out(tmp_path, monkeypatch):
 def test_a_missing_tokenizers_names_three_ways_out_and_bytes_need_none(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DataUnavailableError, match="vocabulary=300 needs the library tokenizers") as raised:
-        encoded(tmp_path)
-    for way in ("esper-env[text]", "vocabulary=256", 'data="procedural"'):
-        assert way in str(raised.value)
+    for ask in (encoded, lambda cache: tinystories.check(str(cache), 300, 0.1)):
+        with pytest.raises(ValueError, match=r"vocabulary=300 .* needs the library tokenizers") as raised:
+            ask(tmp_path)
+        assert not isinstance(raised.value, DataUnavailableError), "they are there"
+        for way in ("esper-env[text]", "vocabulary=256", 'data="procedural"'):
+            assert way in str(raised.value)
+    tinystories.check(str(tmp_path), 256, 0.1)
+    tinystories.check(str(tmp_path / "elsewhere"), 300, 0.1)
     assert texts(encoded(tmp_path, vocabulary=256))[2] == TEST
+
+
+def test_tokens_that_are_kept_need_no_library(tmp_path, monkeypatch):
+    write(tmp_path)
+    encoded(tmp_path, val_fraction=0.05)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    tinystories.check(str(tmp_path), 300, None)
+    with pytest.raises(ValueError, match="tokenizers"):
+        tinystories.check(str(tmp_path), 300, 0.1)
 
 
 def test_the_package_needs_neither_library(tmp_path):

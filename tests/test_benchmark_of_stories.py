@@ -93,7 +93,7 @@ def test_what_was_played_is_not_played_again(load, capsys, tmp_path, monkeypatch
     row = next(line for line in again.splitlines() if line.startswith("| 3 | 0.00 |"))
     assert f"{np.mean([each['curves']['val_loss'][2] for each in episodes]):.3f}" in row
     shown = next(line for line in again.splitlines() if line.startswith("| gpt_micro |"))
-    per_character = [e["harvest_loss"] / math.log(2) / e["characters_per_token"] for e in episodes]
+    per_character = [e["test_loss"] / math.log(2) / e["characters_per_token"]["test"] for e in episodes]
     assert f"{np.mean(per_character):.3f}" in shown
 
 
