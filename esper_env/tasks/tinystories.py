@@ -6,7 +6,7 @@ also in a later one of train, validation and test is left out of the earlier, so
 """
 
 from collections.abc import Callable, Iterator
-from hashlib import blake2b, file_digest, sha256
+from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -89,8 +89,7 @@ def load(cache: Path, named_by: str, patience: float, val_fraction: float, vocab
     else:
         kept, where = _kept(folder, val_fraction, vocabulary)
         code, splits = BytePairs(kept.record), kept.splits
-        name = sha256(kept.record.encode()).hexdigest()[:8]
-        told = f"byte-pair code {name} of {vocabulary} entries, tokens kept {where}"
+        told = f"{code.name} of {vocabulary} entries, tokens kept {where}"
     counts = " + ".join(f"{(tokens == code.end).sum()}" for tokens in splits)
     return Encoded(splits, code, f"real TinyStories, from {folder}: {counts} stories, {told}")
 
