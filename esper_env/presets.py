@@ -55,6 +55,7 @@ def stories() -> EsperConfig:
         {
             "host.name": "gpt_small",
             "task.data": "tinystories",
+            "task.patience": 60.0,
             "engine.name": "reference",
             "engine.epoch_size": 256,
             "engine.batch_size": 32,
