@@ -81,19 +81,17 @@ def make_world(
         ValueError: a setting that the environment refuses, or damaged data.
         FileNotFoundError: real data were asked for, but are neither cached nor downloadable.
     """
+    overrides = {**config.overrides, **(changes or {})}
 
     def make(data: str | None) -> EsperVectorEnv:
+        settings: dict[str, Any] = {
+            "data": data,
+            "data_dir": config.data_dir,
+            "horizon": config.episode_length,
+        }
+        settings |= {"reward": config.reward, "device": config.device, "render_mode": render_mode}
         made = gym.make_vec(
-            config.env,
-            num_envs=num_envs,
-            autoreset_mode=autoreset_mode,
-            data=data,
-            data_dir=config.data_dir,
-            horizon=config.episode_length,
-            reward=config.reward,
-            device=config.device,
-            render_mode=render_mode,
-            overrides={**config.overrides, **(changes or {})},
+            config.env, num_envs=num_envs, autoreset_mode=autoreset_mode, overrides=overrides, **settings
         )
         return cast("EsperVectorEnv", made)
 

@@ -55,6 +55,7 @@ def stories() -> EsperConfig:
         {
             "host.name": "gpt_small",
             "task.data": "tinystories",
+            "task.patience": 60.0,
             "engine.epoch_size": 256,
             "engine.batch_size": 32,
             "engine.counterfactual_size": 64,

@@ -176,8 +176,9 @@ class QueriedVectorEnv(TextVectorEnv):
         """Make one environment what `get_state` gave; the same actions then bring the same bits.
 
         The state may be that of another environment, at another index or in another process, of the same
-        configuration (device and data folder apart). It is copied, and can be used again. An episode that had
-        ended has ended here too. A picture shows the epochs before if the state's environment draws as well.
+        configuration (device and data folder apart) and code of tokens. It is copied, and can be used again.
+        An episode that had ended has ended here too. A picture shows the epochs before if the state's
+        environment draws as well.
 
         Args:
             env: Index of the environment.
@@ -216,8 +217,9 @@ class QueriedVectorEnv(TextVectorEnv):
         """The network of one environment as the harvest would leave it, made of torch's own parts alone.
 
         It maps uint8 images (batch, height, width, channels), as data sets store them, to logits (batch,
-        classes), or int64 tokens (batch, token) to logits (batch, token, vocabulary): to the last bit those
-        of the environment in batches of the same size. It is a copy, in eval mode, on its device.
+        classes), or int64 tokens (batch, token), at most a context of them, to logits (batch, token,
+        vocabulary). On a CPU these are to the last bit those of the environment in batches of the same size,
+        on CUDA up to rounding, since torch chooses its kernels there. A copy, in eval mode, on its device.
 
         Args:
             env: Index of the environment.
@@ -239,7 +241,8 @@ class QueriedVectorEnv(TextVectorEnv):
         config["engine.name"] = "null" if engine_name(self.config.engine) == "null" else "trains"
         places = [[place.name, *place.shape] for place in self.facts.places]
         own = {"slots": places, "host_params": self.facts.host_params, "reward_terms": list(self._terms)}
-        return config | own | {"blueprints": list(self.facts.blueprints)}
+        code = {"code": self._stories.code.name} if self._stories else {}
+        return config | own | code | {"blueprints": list(self.facts.blueprints)}
 
     def _row(self, env: int) -> int:
         if isinstance(env, bool) or not isinstance(env, int | np.integer) or not 0 <= env < self.num_envs:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,15 @@ class TextVectorEnv(VectorEnv):
             tokens: Such as the class of the largest logit that an exported network gives.
 
         Raises:
-            ValueError: The host reads images, the engine trains nothing (`null`), or there is no such token.
+            ValueError: The host reads images, the engine trains nothing (`null`), or these are no tokens.
         """
         if self._stories is None:
             raise ValueError("decode() is not allowed: the host reads no text, or the engine trains nothing")
-        asked, size = [int(token) for token in tokens], self._stories.num_classes
+        size = self._stories.num_classes
+        try:
+            asked = [index(token) for token in tokens]
+        except TypeError:
+            raise ValueError(f"tokens={tokens!r} is not allowed: a row of integers is") from None
         if unknown := [token for token in asked if not 0 <= token < size]:
             raise ValueError(f"tokens {unknown} are not allowed: 0 to {size - 1} are")
         return self._stories.decode(asked)
@@ -68,9 +73,9 @@ class TextVectorEnv(VectorEnv):
             ClosedEnvironmentError: after `close`.
         """
         env = self._ready_row(env)
-        _refuse("tokens", tokens, 1, int, np.integer)
-        _refuse("temperature", temperature, 0, int, float, np.integer, np.floating)
-        _refuse("seed", seed, 0, int, np.integer)
+        _refuse("tokens", tokens, 1, np.inf, int, np.integer)
+        _refuse("temperature", temperature, 0, np.inf, int, float, np.integer, np.floating)
+        _refuse("seed", seed, 0, 2**63, int, np.integer)
         if self._stories is None:
             return None
         life = harvested(self._engine, self._setup, env)
@@ -79,8 +84,9 @@ class TextVectorEnv(VectorEnv):
         return self._stories.decode(told)
 
 
-def _refuse(name: str, value: Any, least: int, *kinds: type) -> None:
+def _refuse(name: str, value: Any, least: int, beyond: float, *kinds: type) -> None:
     other = isinstance(value, bool) or not isinstance(value, kinds)
-    if other or not least <= value < np.inf:
+    if other or not least <= value < beyond:
         what = "a number" if float in kinds else "an integer"
-        raise ValueError(f"{name}={value!r} is not allowed: {what} of at least {least} is")
+        limit = "" if beyond == np.inf else f" and below {beyond}"
+        raise ValueError(f"{name}={value!r} is not allowed: {what} of at least {least}{limit} is")

@@ -52,7 +52,7 @@ class _Reading(nn.Module):
         self.network = network
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Int64 (batch, token) -> logits (batch, token, vocabulary)."""
+        """Int64 (batch, token), at most a context of them -> logits (batch, token, vocabulary)."""
         logits: torch.Tensor = self.network(tokens)
         return logits
 

@@ -11,12 +11,12 @@ from esper_env.engine.engine import EngineConfig
 from esper_env.engine.ledger import describe, segment_flops
 from esper_env.engine.precision import TYPES, refuse_slow
 from esper_env.engine.sizes import epoch_size, refuse_few, refuse_few_windows
-from esper_env.hosts.build import host_kind
+from esper_env.hosts.build import HostKind, host_kind
 from esper_env.hosts.host import Host, HostConfig, resolve_slots
 from esper_env.layers.window import window_form
 from esper_env.slots.grown import seeded
 from esper_env.tasks.config import TaskConfig
-from esper_env.tasks.outline import outline, outline_of
+from esper_env.tasks.outline import Outline, outline, outline_of
 from esper_env.tasks.stories import StoryTask
 from esper_env.tasks.task import Task, load_task
 
@@ -75,33 +75,25 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
     """Check that host, slots and data fit each other, then load the data (the null engine needs none).
 
     Raises:
-        ValueError: an unknown host or slot, a host that would pool below 1x1, fewer training samples than a
-            batch for epoch_size `full`, or damaged files; named, and before anything is loaded wherever that
-            is possible.
+        ValueError: an unknown host or slot, a host that would pool below 1x1, too few samples, or damaged
+            files; named, and before anything is loaded wherever that is possible.
     """
-    device = resolve_device(engine.device)
+    device, kind = resolve_device(engine.device), host_kind(host.name)
     refuse_slow(engine.precision, device)
-    kind = host_kind(host.name)
     task.refuse_other(kind.family)
     shape = outline(task, kind.family, kind.context)
-    input_shape, num_classes = shape.input_shape, shape.num_classes
 
     def build() -> Host:
-        return kind.build(host.name, input_shape, num_classes)
+        return kind.build(host.name, shape.input_shape, shape.num_classes)
 
     with seeded(0):
         sample = build()
-    places = resolve_slots(sample.places, sample.default_slots, host.slots)
-    blueprints = catalogue()
+    places, blueprints = resolve_slots(sample.places, sample.default_slots, host.slots), catalogue()
     facts = describe(sample, places, blueprints, shape.chance_quality, shape.chance_loss)
     refuse_few(engine, shape)
     trains = engine.name != "null"
     forked = trains and device.type == "cuda" and torch.cuda._is_in_bad_fork()
-    loaded = load_task(task, device, kind.family, kind.context) if trains and not forked else None
-    loaded = loaded and loaded.in_type(TYPES[engine.precision])
-    if loaded and shape.train_size is None:
-        shape = outline_of(loaded)
-        refuse_few_windows(engine, shape, task.data)
+    loaded = _loaded(task, engine, kind, device, shape) if trains and not forked else None
     if isinstance(loaded, StoryTask):
         facts = replace(facts, frequency_loss=loaded.frequency_loss)
     return Setup(
@@ -112,7 +104,7 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
         blueprints=blueprints,
         facts=facts,
         segment_flops=segment_flops(sample),
-        epoch_size=epoch_size(engine, shape),
+        epoch_size=epoch_size(engine, outline_of(loaded) if loaded else shape),
         family=kind.family,
         provenance=loaded.provenance if loaded else "no data: nothing is trained",
         task=loaded,
@@ -124,3 +116,13 @@ def windows_by(setup: Setup) -> str:
     """What the blueprint flex_attention is computed by, for a description; nothing where it doesn't fit."""
     task = setup.loaded_task
     return f", windows by {window_form(task.device, task.dtype)}" if setup.family == "text" else ""
+
+
+def _loaded(
+    task: TaskConfig, engine: EngineConfig, kind: HostKind, device: torch.device, shape: Outline
+) -> Task:
+    """The data, on the device and in the type of number that the engine computes in."""
+    loaded = load_task(task, device, kind.family, kind.context).in_type(TYPES[engine.precision])
+    if shape.train_size is None:
+        refuse_few_windows(engine, outline_of(loaded), task.data)
+    return loaded

@@ -55,7 +55,7 @@ class TokenEmbedding(nn.Module):
             nn.init.normal_(table.weight, std=INIT_STD)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """int64 (batch, token) -> (batch, token, width)."""
+        """int64 (batch, token), at most a context of them -> (batch, token, width)."""
         embedded: torch.Tensor = self.tokens(x) + self.positions.weight[: x.shape[1]]
         return embedded
 

@@ -12,13 +12,16 @@ from esper_env.layers.transformer import HEAD_SIZE, INIT_STD, Attention
 
 FLEX, SDPA = "FlexAttention", "SDPA"
 """What windows can be computed by."""
+BLOCK = 128
+"""Tokens of one of FlexAttention's blocks; there is nothing to leave out of shorter texts."""
 
 
 class WindowAttention(Attention):
     """Causal self-attention in which a token sees the last `window` ones, itself among them.
 
     By FlexAttention (J. Dong et al., 2024), which leaves out blocks that nobody sees, where torch can compile
-    it for the device; else by scaled dot product attention with the same mask. `window_form` says which.
+    it for the device and the length is a multiple of `BLOCK`; else by scaled dot product attention with the
+    same mask. `window_form` says which.
 
     Args:
         width: features of a token, a multiple of `heads`.
@@ -34,7 +37,7 @@ class WindowAttention(Attention):
     def mix(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
         # What torch.fx traces has to run anywhere.
-        if isinstance(q, fx.Proxy) or window_form(q.device, q.dtype) == SDPA:
+        if isinstance(q, fx.Proxy) or window_form(q.device, q.dtype, q.shape[2]) == SDPA:
             return by_mask(q, k, v, self.window)
         return by_blocks(q, k, v, self.window)
 
@@ -50,32 +53,58 @@ def by_blocks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int, compiled: bool = True
 ) -> torch.Tensor:
     """The same by FlexAttention; not compiled, it computes all blocks and serves as a check."""
-    mixed: torch.Tensor = _flex(compiled)(q, k, v, block_mask=_blocks(q.shape[2], window, q.device))
+    blocks = _blocks(q.shape[2], window, q.device)
+    mixed: torch.Tensor = _flex(tuple(q.shape) if compiled else None)(q, k, v, block_mask=blocks)
     return mixed
 
 
-def window_form(device: torch.device, dtype: torch.dtype) -> str:
-    """What windows of this type of number are computed by on this device: `FLEX` or `SDPA`."""
-    return FLEX if device.type == "cuda" and dtype != torch.float64 and _compiles(device) else SDPA
+def window_form(device: torch.device, dtype: torch.dtype, tokens: int = BLOCK) -> str:
+    """What windows are computed by: `FLEX` or `SDPA`.
+
+    Args:
+        device: where.
+        dtype: type of number.
+        tokens: length of the text.
+    """
+    fits = device.type == "cuda" and dtype != torch.float64 and tokens % BLOCK == 0
+    return FLEX if fits and _compiles(device) else SDPA
 
 
 @cache
 def _compiles(device: torch.device) -> bool:
-    """Whether FlexAttention runs there, forward and backward: tried once, on a few zeros."""
-    q = torch.zeros(1, 1, 128, HEAD_SIZE, device=device, requires_grad=True)
+    """Whether torch can compile FlexAttention there, forward and backward: tried once, on a few zeros.
+
+    What else goes wrong, such as too little memory, is raised: else the same run would compute by another
+    kernel another time.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import GPUTooOldForTriton, TritonMissing
+
+    q = torch.zeros(1, 1, BLOCK, HEAD_SIZE, device=device, requires_grad=True)
     try:
         by_blocks(q, q, q, window=32).sum().backward()
-    except Exception as error:
+    except (TritonMissing, GPUTooOldForTriton, BackendCompilerFailed) as error:
+        if isinstance(getattr(error, "inner_exception", None), torch.OutOfMemoryError):
+            raise
         warnings.warn(f"attention in windows is computed by {SDPA} on {device}: {error}", stacklevel=2)
         return False
     return True
 
 
 @cache
-def _flex(compiled: bool) -> Any:
+def _flex(shape: tuple[int, ...] | None) -> Any:
+    """FlexAttention compiled for one shape, (batch, head, token, feature); None for not compiled."""
     from torch.nn.attention.flex_attention import flex_attention  # 0.7 s, and rarely needed
 
-    return torch.compile(flex_attention) if compiled else flex_attention
+    if shape is None:
+        return flex_attention
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, block_mask: Any) -> Any:
+        return flex_attention(q, k, v, block_mask=block_mask)
+
+    # torch keeps what it compiled with the code object, for at most 8 shapes, and for any from the second on.
+    attend.__code__ = attend.__code__.replace()
+    return torch.compile(attend, dynamic=False, fullgraph=True)
 
 
 @lru_cache(maxsize=64)

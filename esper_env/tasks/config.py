@@ -55,7 +55,8 @@ class TaskConfig(BaseModel):
     """Share of the training files that becomes validation (cifar10, folder, tinystories); None takes 0.1 of
     the images, 0.05 of the stories."""
     patience: float = Field(default=12.0, gt=0)
-    """Seconds without a new byte after which a download is given up."""
+    """Seconds without a new byte after which a download is given up. What is fetched in large pieces, each of
+    them written when it is whole, as TinyStories is, needs more than others."""
     image_size: int = Field(default=32, ge=8, le=128)
     """Height and width in pixels (procedural images)."""
     train_size: Size | None = None

@@ -128,6 +128,7 @@ GRAMMAR = Grammar((BEGINNING, Again(MIDDLE, 0.8), ENDING), KINDS, SLOTS)
 class Words:
     """The vocabulary of the grammar (a `Code`)."""
 
+    name = f"grammar v{VERSION}"
     size = len(GRAMMAR.words)
     end = GRAMMAR.words.index(END)
     characters = np.array(

@@ -6,7 +6,7 @@ also in a later one of train, validation and test is left out of the earlier, so
 """
 
 from collections.abc import Callable, Iterator
-from hashlib import blake2b, file_digest, sha256
+from hashlib import blake2b, file_digest
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from esper_env.tasks.tokenizer import END, BytePairs, Bytes, Tokens, train
 
 FILES = ("train.txt", "valid.txt")
 REPOSITORY = "roneneldan/TinyStories"
+REVISION = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
+"""What is downloaded stays the same, whatever becomes of the repository."""
 RECIPE = 1
 """Raised when the same files would become other tokens, so that what is cached is not taken for them."""
 
@@ -89,8 +91,7 @@ def load(cache: Path, named_by: str, patience: float, val_fraction: float, vocab
     else:
         kept, where = _kept(folder, val_fraction, vocabulary)
         code, splits = BytePairs(kept.record), kept.splits
-        name = sha256(kept.record.encode()).hexdigest()[:8]
-        told = f"byte-pair code {name} of {vocabulary} entries, tokens kept {where}"
+        told = f"{code.name} of {vocabulary} entries, tokens kept {where}"
     counts = " + ".join(f"{(tokens == code.end).sum()}" for tokens in splits)
     return Encoded(splits, code, f"real TinyStories, from {folder}: {counts} stories, {told}")
 
@@ -201,7 +202,12 @@ def _download(raw: Path, ready: Path) -> None:
     for name in FILES:
         # The data set is public: no token is sent.
         source = hf_hub_download(
-            REPOSITORY, f"TinyStories-{name}", repo_type="dataset", local_dir=raw, token=False
+            REPOSITORY,
+            f"TinyStories-{name}",
+            repo_type="dataset",
+            revision=REVISION,
+            local_dir=raw,
+            token=False,
         )
         with (ready / name).open("w", encoding="utf-8", newline="\n") as target:
             target.writelines(f"{story}\n{END}\n" for story in stories(Path(source), whole=False))

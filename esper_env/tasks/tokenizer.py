@@ -6,6 +6,7 @@ Every text comes back from its tokens to the letter. The mark between stories is
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from hashlib import sha256
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +28,8 @@ _AT_ONCE = 1000
 class Code(Protocol):
     """What tokens stand for."""
 
+    name: str
+    """Codes of one name give tokens the same meaning."""
     size: int
     """Entries of the vocabulary."""
     end: int
@@ -46,6 +49,7 @@ def _begun(entries: Sequence[bytes]) -> NDArray[np.int64]:
 class Bytes:
     """UTF-8, a byte a token. Byte 255, which UTF-8 never has, ends a story."""
 
+    name = "bytes"
     size = 256
     end = 255
     characters = _begun([bytes([byte]) for byte in range(255)] + [b""])
@@ -75,6 +79,7 @@ class BytePairs:
 
     def __init__(self, record: str) -> None:
         vocabulary: dict[str, int] = json.loads(record)["model"]["vocab"]
+        self.name = f"byte-pair code {sha256(record.encode()).hexdigest()[:8]}"
         self.record, self.size, self.end = record, len(vocabulary), vocabulary[END]
         byte_of = _letters()
         entries = sorted(vocabulary, key=vocabulary.__getitem__)

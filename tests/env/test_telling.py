@@ -191,6 +191,7 @@ def test_a_single_environment_tells_too() -> None:
         ({"temperature": True}, "temperature=True"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": None}, "seed=None"),
+        ({"seed": 2**70}, f"seed={2**70} is not allowed: an integer of at least 0 and below {2**63} is"),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(arguments: dict[str, Any], named: str) -> None:
@@ -199,3 +200,13 @@ def test_what_is_out_of_range_is_refused_by_name(arguments: dict[str, Any], name
         env.tell(**{"env": 0} | arguments)
     with pytest.raises(ValueError, match=r"\[163, -1\].*0 to 162"):
         env.decode([0, 163, -1])
+
+
+@pytest.mark.parametrize("tokens", [[1.7], [[1, 2]], 5, "ab", [None]])
+def test_what_is_no_row_of_integers_is_no_text(tokens: Any) -> None:
+    env = texts()
+    with pytest.raises(ValueError, match=r"tokens=.* is not allowed: a row of integers is"):
+        env.decode(tokens)
+    assert (
+        env.decode(torch.tensor([1, 2])) == env.decode(np.array([1, 2], dtype=np.int16)) == env.decode([1, 2])
+    )

@@ -2,6 +2,8 @@
 
 import copy
 import re
+from itertools import islice, permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,3 +136,24 @@ def test_modules_with_sgd_grow_in_a_host_with_adamw() -> None:
     again = texts(overrides={"engine.optimizer.module_optimizer": "sgd"})
     again.set_state(0, through_a_file(env.get_state(0)))
     assert bits(again.get_state(0)) == bits(env.get_state(0))
+
+
+def test_a_state_does_not_go_where_tokens_mean_something_else(tmp_path: Path) -> None:
+    """Stories of two folders in codes of as many entries."""
+    envs = []
+    for name, letters in (("a", "abcdefgh"), ("b", "stuvwxyz"), ("c", "abcdefgh")):
+        folder = tmp_path / name / "tinystories"
+        folder.mkdir(parents=True)
+        stories = [" ".join(permutation) for permutation in islice(permutations(letters), 400)]
+        for file, part in (("train", stories[:300]), ("valid", stories[300:])):
+            (folder / f"{file}.txt").write_text("".join(f"{story}\n<|endoftext|>\n" for story in part))
+        config = {"data": "tinystories", "data_dir": str(tmp_path / name), "horizon": 3}
+        envs.append(started(overrides={"task.vocabulary": 262, "task.val_fraction": 0.2}, **config)[0])
+    before, state = bits(envs[1].get_state(0)), envs[0].get_state(0)
+    with pytest.raises(
+        ValueError, match=r"code is 'byte-pair code \w{8}' there and 'byte-pair code \w{8}' here"
+    ):
+        envs[1].set_state(0, state)
+    assert bits(envs[1].get_state(0)) == before
+    envs[2].set_state(0, state)
+    assert bits(envs[2].get_state(0)) == bits(state), "the same stories elsewhere"
