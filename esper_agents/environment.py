@@ -84,7 +84,11 @@ def make_world(
     overrides = {**config.overrides, **(changes or {})}
 
     def make(data: str | None) -> EsperVectorEnv:
-        settings = {"data": data, "data_dir": config.data_dir, "horizon": config.episode_length}
+        settings: dict[str, Any] = {
+            "data": data,
+            "data_dir": config.data_dir,
+            "horizon": config.episode_length,
+        }
         settings |= {"reward": config.reward, "device": config.device, "render_mode": render_mode}
         made = gym.make_vec(
             config.env, num_envs=num_envs, autoreset_mode=autoreset_mode, overrides=overrides, **settings
