@@ -54,8 +54,8 @@ def stories() -> EsperConfig:
         EsperConfig(),
         {
             "host.name": "gpt_small",
-            "task.data": "tinystories",
             "task.patience": 60.0,
+            "task.data": "tinystories",
             "engine.name": "reference",
             "engine.epoch_size": 256,
             "engine.batch_size": 32,
