@@ -60,6 +60,11 @@ def fluent(chance_loss: float) -> Script:
     return script
 
 
+def _script(setup: Setup) -> Script:
+    """What is plausible for what the host reads."""
+    return fluent(setup.facts.chance_loss) if setup.family == "text" else plausible
+
+
 class NullEngine:
     """See `Engine`.
 
@@ -72,8 +77,7 @@ class NullEngine:
     def __init__(self, num_envs: int, setup: Setup, script: Script | None = None) -> None:
         self.description = "null: nothing is trained"
         self.facts, self.epoch_size, self.provenance = setup.facts, setup.epoch_size, setup.provenance
-        texts = fluent(setup.facts.chance_loss) if setup.family == "text" else plausible
-        self.script: Script = script or texts
+        self.script: Script = script or _script(setup)
         self._epochs = np.zeros(num_envs, dtype=np.int64)
         self._slots = SlotState.empty(num_envs, setup.facts.num_slots)
 

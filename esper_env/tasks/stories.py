@@ -27,7 +27,7 @@ class StoryTask:
     train: TextSplit
     validation: TextSplit
     test: TextSplit
-    """The three splits; no story is in two of them."""
+    """The three splits; no story of files is in two of them, and of procedural ones hardly any."""
     code: Code
     """What tokens stand for."""
     dtype: torch.dtype = torch.float32

@@ -128,8 +128,12 @@ def test_rollbacks_agree_in_double_precision(preset: str, engine: str) -> None:
 @pytest.mark.parametrize("engine", FUSED)
 @pytest.mark.parametrize("preset", FITTING)
 def test_a_single_step_of_descent_agrees_to_a_ten_thousandth(preset: str, engine: str) -> None:
-    """A step an epoch, and before each the weights of the reference."""
-    pair = Pair(6, engine, QUICK | {"engine.epoch_size": 16}, preset=preset)
+    """A step an epoch, and before each the weights of the reference.
+
+    By SGD: what AdamW does with a gradient that is almost 0 is as large as with any other.
+    """
+    plain = {f"engine.optimizer.{name}_optimizer": "sgd" for name in ("host", "module")}
+    pair = Pair(6, engine, QUICK | plain | {"engine.epoch_size": 16}, preset=preset)
     pair.reset(seed=3)
     for first, second in pair.live(14, seed=2):
         agree(first[4]["train_loss"], second[4]["train_loss"], 1e-4)

@@ -1,29 +1,17 @@
-"""Real stories: from files or from the hub, checked, encoded once, and never silently replaced."""
+"""Real stories in files: checked, split, and cut into windows."""
 
-import os
 import sys
-import threading
-import time
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stored import CPU, TEST, TRAIN, encoded, fake_download, snapshot, texts, write
 
 from esper_env import EsperVectorEnv
-from esper_env.contracts.streams import Stream, generator
-from esper_env.tasks import tinystories, token_cache
 from esper_env.tasks.folder import DataUnavailableError, cache_folder
-from esper_env.tasks.plot import GRAMMAR, Words
 from esper_env.tasks.task import TaskConfig, load_task
 from esper_env.tasks.tokenizer import END
-
-CPU = torch.device("cpu")
-STORIES = [
-    f"Story {i}. " + Words().decode(GRAMMAR.tell(generator(1, Stream.GENERATOR, i))[:-1]) for i in range(60)
-]
-TRAIN, TEST = STORIES[:50], STORIES[50:]
 
 
 @pytest.fixture(autouse=True)
@@ -33,44 +21,12 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def write(cache, train=TRAIN, test=TEST):
-    folder = cache / "tinystories"
-    folder.mkdir(parents=True)
-    for name, stories in zip(tinystories.FILES, (train, test), strict=True):
-        (folder / name).write_text("".join(f"{story}\n{END}\n" for story in stories))
-    return folder
-
-
-def encoded(cache, vocabulary=300, val_fraction=0.1):
-    return tinystories.load(cache, "data_dir", 60.0, val_fraction, vocabulary)
-
-
-def texts(read):
-    """The stories of each split."""
-    return [read.code.decode(tokens.tolist()).split(END)[:-1] for tokens in read.splits]
-
-
-def snapshot(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture
 def hub(monkeypatch):
     """Stands in for huggingface_hub; the test sets what hf_hub_download does."""
     module = types.ModuleType("huggingface_hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return module
-
-
-def fake_download(repo_id, filename, *, repo_type, revision, local_dir, token):
-    assert (repo_id, repo_type, token) == ("roneneldan/TinyStories", "dataset", False)
-    assert len(revision) == 40
-    stories = {"TinyStories-train.txt": TRAIN, "TinyStories-valid.txt": TEST}[filename]
-    Path(local_dir).mkdir(parents=True, exist_ok=True)
-    (Path(local_dir) / ".cache").mkdir(exist_ok=True)
-    raw = f"\r\n{END}\r\n".join(["\n" + story for story in stories] + ["", "A story that is cut o"])
-    (Path(local_dir) / filename).write_bytes(raw.encode())
-    return str(Path(local_dir) / filename)
 
 
 def test_the_real_stories_are_split_and_coded_as_documented():
@@ -190,137 +146,6 @@ def test_too_few_stories_to_split_are_refused_with_the_numbers(tmp_path):
         encoded(tmp_path)
 
 
-def test_the_code_is_trained_once_and_then_read_without_the_library(tmp_path, monkeypatch):
-    folder = write(tmp_path)
-    first = encoded(tmp_path)
-    [kept] = folder.glob("tokens-*.npz")
-    monkeypatch.setattr(tinystories, "train", None)
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    second = encoded(tmp_path)
-    assert all(np.array_equal(a, b) for a, b in zip(first.splits, second.splits, strict=True))
-    assert second.code.record == first.code.record
-    assert second.provenance == first.provenance
-    assert f"tokens kept in {kept}" in first.provenance
-    assert texts(second) == [TRAIN[:45], TRAIN[45:], TEST]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([kept.name, *tinystories.FILES])
-
-
-def change_train(folder):
-    (folder / "train.txt").write_text("".join(f"{story}\n{END}\n" for story in TRAIN[1:]))
-
-
-def change_test(folder):
-    (folder / "valid.txt").write_text("".join(f"{story}\n{END}\n" for story in TEST[1:]))
-
-
-CHANGES = {
-    "train stories": (change_train, {}),
-    "test stories": (change_test, {}),
-    "vocabulary": (lambda folder: None, {"vocabulary": 301}),
-    "split": (lambda folder: None, {"val_fraction": 0.2}),
-}
-
-
-@pytest.mark.parametrize(("change", "settings"), CHANGES.values(), ids=CHANGES)
-def test_tokens_of_other_stories_or_settings_are_never_used(tmp_path, change, settings):
-    folder = write(tmp_path / "old")
-    encoded(tmp_path / "old")
-    change(folder)
-    fresh = write(tmp_path / "new")
-    change(fresh)
-    stale, new = encoded(tmp_path / "old", **settings), encoded(tmp_path / "new", **settings)
-    assert all(np.array_equal(a, b) for a, b in zip(stale.splits, new.splits, strict=True))
-    assert stale.code.record == new.code.record
-    assert len(list(folder.glob("tokens-*.npz"))) == 2
-
-
-def test_another_recipe_makes_other_tokens(tmp_path, monkeypatch):
-    folder = write(tmp_path)
-    encoded(tmp_path)
-    monkeypatch.setattr(tinystories, "RECIPE", tinystories.RECIPE + 1)
-    encoded(tmp_path)
-    assert len(list(folder.glob("tokens-*.npz"))) == 2
-
-
-@pytest.mark.parametrize("how", ["cut off", "a bit flipped", "another file"])
-def test_a_damaged_file_of_tokens_is_named_and_left_alone(tmp_path, how):
-    folder = write(tmp_path)
-    encoded(tmp_path)
-    [kept] = folder.glob("tokens-*.npz")
-    data = bytearray(kept.read_bytes())
-    data[2000] ^= 1
-    kept.write_bytes({"cut off": data[:-30], "a bit flipped": data, "another file": b"no"}[how])
-    before = snapshot(tmp_path)
-    with pytest.raises(ValueError, match=r"not a whole file of tokens .* remove it") as raised:
-        encoded(tmp_path)
-    assert str(kept) in str(raised.value)
-    assert snapshot(tmp_path) == before
-    kept.unlink()
-    assert texts(encoded(tmp_path)) == [TRAIN[:45], TRAIN[45:], TEST]
-
-
-def read_only(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o555)
-
-
-def test_beside_a_folder_that_is_read_only_the_users_cache_keeps_the_tokens(tmp_path, home, monkeypatch):
-    folder = write(tmp_path)
-    read_only(folder)
-    before = snapshot(folder)
-    first = encoded(tmp_path)
-    [kept] = (home / ".cache" / "esper" / "tinystories").iterdir()
-    assert f"tokens kept in {kept}" in first.provenance
-    monkeypatch.setattr(tinystories, "train", None)
-    assert encoded(tmp_path).provenance == first.provenance
-    assert snapshot(folder) == before
-    assert not tinystories.cached(str(home / ".cache" / "esper")), "tokens alone are no data set"
-
-
-def test_where_nothing_can_be_written_the_tokens_stay_in_memory_and_that_is_said(tmp_path, home):
-    folder = write(tmp_path)
-    read_only(folder)
-    read_only(home / ".cache" / "esper" / "tinystories")
-    read = encoded(tmp_path)
-    assert "tokens kept in memory" in read.provenance
-    assert str(home / ".cache" / "esper" / "tinystories") in read.provenance
-    assert texts(read) == [TRAIN[:45], TRAIN[45:], TEST]
-    assert snapshot(home) == {}
-
-
-def test_a_full_disk_leaves_no_half_a_file(tmp_path, home, monkeypatch):
-    folder = write(tmp_path)
-    before = snapshot(folder)
-    save, tried = np.savez, []
-
-    def full(file, **arrays):
-        tried.append(file.name)
-        file.write(b"half")
-        if len(tried) == 1:
-            raise OSError("no space left on device")
-        file.seek(0)
-        save(file, **arrays)
-
-    monkeypatch.setattr(token_cache.np, "savez", full)
-    assert f"tokens kept in {home}" in encoded(tmp_path).provenance
-    assert snapshot(folder) == before
-    assert [path.suffix for path in (home / ".cache" / "esper" / "tinystories").iterdir()] == [".npz"]
-
-
-def test_two_at_once_make_one_whole_file(tmp_path):
-    folder = write(tmp_path)
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(encoded(tmp_path))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({read.provenance for read in results}) == 1
-    assert len(results) == 3
-    assert len(list(folder.iterdir())) == 3
-    assert texts(encoded(tmp_path)) == [TRAIN[:45], TRAIN[45:], TEST]
-
-
 def test_a_process_holds_the_tokens_once(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setenv("ESPER_DATA_DIR", str(tmp_path))
@@ -376,113 +201,3 @@ def test_procedural_stories_have_the_sizes_of_their_kind_where_all_are_asked_for
     for size in (0, "all"):
         with pytest.raises(ValueError, match=rf"task\.val_size={size!r}"):
             EsperVectorEnv(1, "stories", engine="null", overrides={"task.val_size": size})
-
-
-def test_absent_stories_are_downloaded_converted_and_kept(tmp_path, hub):
-    hub.hf_hub_download = fake_download
-    assert not tinystories.cached(str(tmp_path))
-    assert texts(encoded(tmp_path)) == [TRAIN[:45], TRAIN[45:], TEST]
-    assert tinystories.cached(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["tinystories"]
-    folder = tmp_path / "tinystories"
-    assert (folder / "train.txt").read_bytes().decode() == "".join(f"{story}\n{END}\n" for story in TRAIN)
-    assert (folder / "valid.txt").read_bytes().decode() == "".join(f"{story}\n{END}\n" for story in TEST)
-
-
-def test_a_download_leaves_other_files_of_the_folder(tmp_path, hub):
-    hub.hf_hub_download = fake_download
-    (tmp_path / "tinystories").mkdir()
-    (tmp_path / "tinystories" / "README.md").write_text("mine")
-    assert texts(encoded(tmp_path))[2] == TEST
-    assert (tmp_path / "tinystories" / "README.md").read_text() == "mine"
-
-
-def assert_three_ways_out(message, tmp_path):
-    assert str(tmp_path / "tinystories") in message
-    for way in ("huggingface_hub", "esper-env[text]", "train.txt", "ESPER_DATA_DIR", 'data="procedural"'):
-        assert way in message
-
-
-def refuse(*arguments, **settings):
-    raise OSError("connection refused")
-
-
-def no_stories(repo_id, filename, *, local_dir, **others):
-    Path(local_dir).mkdir(parents=True, exist_ok=True)
-    (Path(local_dir) / filename).write_text("<html>please log in</html>")
-    return str(Path(local_dir) / filename)
-
-
-@pytest.mark.parametrize(
-    ("download", "what"), [(refuse, "connection refused"), (no_stories, "no story in it")]
-)
-def test_a_failed_download_names_three_ways_out_and_leaves_nothing(tmp_path, hub, download, what):
-    hub.hf_hub_download = download
-    with pytest.raises(DataUnavailableError, match=what) as raised:
-        load_task(TaskConfig(data="tinystories", data_dir=str(tmp_path)), CPU, "text", 16)
-    assert_three_ways_out(str(raised.value), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_hanging_network_is_given_up_in_time(tmp_path, hub):
-    released = threading.Event()
-
-    def hang(*arguments, **settings):
-        released.wait(30)
-        raise OSError("too late")
-
-    hub.hf_hub_download = hang
-    start = time.monotonic()
-    with pytest.raises(DataUnavailableError, match=r"no data came for 0.3 s") as raised:
-        load_task(TaskConfig(data="tinystories", data_dir=str(tmp_path), patience=0.3), CPU, "text", 16)
-    released.set()
-    assert time.monotonic() - start < 5
-    assert_three_ways_out(str(raised.value), tmp_path)
-
-
-def test_the_library_takes_what_it_is_asked_and_when_offline_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataUnavailableError, match="LocalEntryNotFoundError") as raised:
-        encoded(tmp_path)
-    assert_three_ways_out(str(raised.value), tmp_path)
-
-
-def test_a_missing_huggingface_hub_names_three_ways_out(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(DataUnavailableError, match="huggingface_hub") as raised:
-        encoded(tmp_path)
-    assert_three_ways_out(str(raised.value), tmp_path)
-
-
-def test_a_missing_tokenizers_names_three_ways_out_and_bytes_need_none(tmp_path, monkeypatch):
-    write(tmp_path)
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    for ask in (encoded, lambda cache: tinystories.check(str(cache), 300, 0.1)):
-        with pytest.raises(ValueError, match=r"vocabulary=300 .* needs the library tokenizers") as raised:
-            ask(tmp_path)
-        assert not isinstance(raised.value, DataUnavailableError), "they are there"
-        for way in ("esper-env[text]", "vocabulary=256", 'data="procedural"'):
-            assert way in str(raised.value)
-    tinystories.check(str(tmp_path), 256, 0.1)
-    tinystories.check(str(tmp_path / "elsewhere"), 300, 0.1)
-    assert texts(encoded(tmp_path, vocabulary=256))[2] == TEST
-
-
-def test_tokens_that_are_kept_need_no_library(tmp_path, monkeypatch):
-    write(tmp_path)
-    encoded(tmp_path, val_fraction=0.05)
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    tinystories.check(str(tmp_path), 300, None)
-    with pytest.raises(ValueError, match="tokenizers"):
-        tinystories.check(str(tmp_path), 300, 0.1)
-
-
-def test_the_package_needs_neither_library(tmp_path):
-    code = (
-        "import sys; sys.modules['tokenizers'] = sys.modules['huggingface_hub'] = None\n"
-        "import torch, esper_env\n"
-        "from esper_env.tasks.task import TaskConfig, load_task\n"
-        "task = load_task(TaskConfig(data='procedural', train_size=4), torch.device('cpu'), 'text', 16)\n"
-        "assert task.train.num_samples == 4"
-    )
-    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0

@@ -22,6 +22,7 @@ from esper_env.engine.kernels.kernels import (
     Rows,
     Share,
 )
+from esper_env.engine.kernels.torch_forms import as_planes, as_values, batch_norm, by_rows, grouped
 from esper_env.engine.optimizer import PER_TENSOR
 from esper_env.tasks.loader import crop_flip
 
@@ -60,9 +61,9 @@ class TorchKernels:
     ) -> Tensor:
         """See `Kernels`."""
         form = self._table.get(shape_of(x, weight), self._default)
-        z = _by_rows(x, weight, bias) if form == "rows" else _grouped(x, weight, bias, form == "planes")
+        z = by_rows(x, weight, bias) if form == "rows" else grouped(x, weight, bias, form == "planes")
         if isinstance(norm, BatchNorm):
-            z = _values(_batch_norm(_planes(z), norm), len(weight))
+            z = as_values(batch_norm(as_planes(z), norm), len(weight))
         if isinstance(norm, GroupNorm):
             z = self.group_norm(z, norm)
         y = z.relu() if relu else z
@@ -79,11 +80,11 @@ class TorchKernels:
         """See `Kernels`."""
         rows, channels, side = len(weight), weight.shape[1], weight.shape[-1]
         groups = rows * channels
-        return _values(F.conv2d(_planes(x), weight.flatten(0, 1), padding=side // 2, groups=groups), rows)
+        return as_values(F.conv2d(as_planes(x), weight.flatten(0, 1), padding=side // 2, groups=groups), rows)
 
     def max_pool(self, x: Tensor) -> Tensor:
         """See `Kernels`."""
-        return _values(F.max_pool2d(_planes(x), 2), len(x))
+        return as_values(F.max_pool2d(as_planes(x), 2), len(x))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `Kernels`."""
@@ -286,47 +287,3 @@ def _runs(gradients: Sequence[Gradient]) -> list[tuple[slice, slice]]:
         else:
             runs.append((slice(gradient.tensor, gradient.tensor + 1), slice(gradient.start, end)))
     return runs
-
-
-def _grouped(x: Tensor, weight: Tensor, bias: Tensor | None, planes: bool) -> Tensor:
-    """One convolution, with a group for each row."""
-    rows, side = len(weight), weight.shape[-1]
-    # The same samples for all rows: that is one ordinary convolution with the features of all.
-    shared = rows > 1 and x.stride(0) == 0
-    images = _planes(x[:1] if shared else x)
-    images = images.contiguous() if planes else images
-    flat_bias = None if bias is None else bias.flatten()
-    groups = 1 if shared else rows
-    return _values(F.conv2d(images, weight.flatten(0, 1), flat_bias, padding=side // 2, groups=groups), rows)
-
-
-def _by_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution for each row, one after another."""
-    biases = [None] * len(weight) if bias is None else bias
-    rows = [
-        F.conv2d(own.permute(0, 3, 1, 2), kernel, offset, padding=weight.shape[-1] // 2)
-        for own, kernel, offset in zip(x, weight, biases, strict=True)
-    ]
-    return torch.stack([row.permute(0, 2, 3, 1) for row in rows])
-
-
-def _batch_norm(z: Tensor, norm: BatchNorm) -> Tensor:
-    """Of planes (sample, row x channel, height, width): its channels are those of all rows."""
-    mean, var = norm.running_mean.flatten(), norm.running_var.flatten()
-    # With one channel a row that is a strided view, whose gradients torch 2.14 computes wrongly (CPU).
-    weight, bias = norm.weight.flatten().contiguous(), norm.bias.flatten().contiguous()
-    out = F.batch_norm(z, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
-    if norm.training and mean.data_ptr() != norm.running_mean.data_ptr():
-        norm.running_mean.copy_(mean.view_as(norm.running_mean))
-        norm.running_var.copy_(var.view_as(norm.running_var))
-    return out
-
-
-def _planes(x: Tensor) -> Tensor:
-    """(row, sample, height, width, channel) -> (sample, row x channel, height, width), channels last."""
-    return x.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
-
-
-def _values(planes: Tensor, rows: int) -> Tensor:
-    """The reverse of `_planes`."""
-    return planes.unflatten(1, (rows, -1)).permute(1, 0, 3, 4, 2)
