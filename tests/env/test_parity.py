@@ -130,7 +130,7 @@ def test_rollbacks_agree_in_double_precision(preset: str, engine: str) -> None:
 def test_a_single_step_of_descent_agrees_to_a_ten_thousandth(preset: str, engine: str) -> None:
     """A step an epoch, and before each the weights of the reference.
 
-    By SGD: what AdamW does with a gradient that is almost 0 is as large as with any other.
+    By SGD: a step of AdamW is as long where the gradient is almost 0 as anywhere.
     """
     plain = {f"engine.optimizer.{name}_optimizer": "sgd" for name in ("host", "module")}
     pair = Pair(6, engine, QUICK | plain | {"engine.epoch_size": 16}, preset=preset)
