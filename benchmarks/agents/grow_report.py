@@ -145,15 +145,25 @@ def draw(done: dict[str, dict[int, Path]], fixed: dict[str, Any], title: str, pi
         for values in smooth:
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.7)
         axes.plot(steps, np.mean(smooth, axis=0), color=color, linewidth=2.2, label=arm)
-    for name, each in fixed.items():
-        value = float(returns(each).mean())
-        axes.axhline(value, color="0.4", linestyle="--", linewidth=0.9)
-        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(name, (1.0, value), xytext=(4, -3), fontsize=8, **place)
+    heights = {name: float(returns(each).mean()) for name, each in fixed.items()}
+    low, high = axes.get_ylim()
+    place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+    for name, height in apart(heights, (high - low) / 30).items():
+        axes.axhline(heights[name], color="0.4", linestyle="--", linewidth=0.9)
+        axes.annotate(f" {name}", (1.0, height), annotation_clip=False, **place)
     axes.set(xlabel="environment steps", ylabel="return", title=title)
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
+
+
+def apart(heights: dict[str, float], least: float) -> dict[str, float]:
+    """Heights for labels, from the lowest up, at least so far from one another."""
+    found: dict[str, float] = {}
+    below = -np.inf
+    for name, height in sorted(heights.items(), key=lambda each: each[1]):
+        below = found[name] = max(height, below + least)
+    return found
 
 
 def _smoothed(values: NDArray[np.float64], over: int = 10) -> NDArray[np.float64]:
