@@ -111,6 +111,7 @@ def test_the_sync_vectorizer_plays_what_the_native_one_plays(mode):
 
 # Python 3.12 and later warn about any fork of a process with threads, which is what is tested here.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*ERROR.*:UserWarning")  # so that what a worker raised is raised
 def test_the_async_vectorizer_works_in_a_process_that_has_trained_with_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
