@@ -225,6 +225,8 @@ class GameState(_Arrays):
     """(env, window): validation losses of the governor's last good epochs, newest first."""
     has_learned: NDArray[np.bool_] = _flag()
     """The validation loss was once clearly below chance."""
+    has_learned_context: NDArray[np.bool_] = _flag()
+    """It was once clearly below the uninformed loss: of texts that of token frequencies, of images chance."""
     divergent: NDArray[np.int64] = _count()
     """Epochs running whose loss was out of bounds."""
     since_snapshot: NDArray[np.int64] = _count()
@@ -232,7 +234,9 @@ class GameState(_Arrays):
     rollbacks: NDArray[np.int64] = _count()
     """Panics of this episode."""
     snapshot_has_learned: NDArray[np.bool_] = _flag()
-    """Whether the network of the governor's snapshot had: one that had not can't collapse."""
+    """Whether the network of the governor's snapshot had: one that had not can't collapse to chance."""
+    snapshot_has_learned_context: NDArray[np.bool_] = _flag()
+    """Likewise, and it can't collapse to the uninformed loss."""
 
     owed: NDArray[np.float64] = _array(np.float64, 0.0, "term")
     """(env, term): what a reward paid at the end of the episode owes so far."""

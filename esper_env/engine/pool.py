@@ -45,7 +45,7 @@ class Tensors:
     def views(self, values: Tensor) -> dict[str, Tensor]:
         """The parameters by name, (row, *shape), as views of `values`, (row, parameter)."""
         parts = zip(self.names, self.shapes, self.starts[:-1], self.starts[1:], strict=True)
-        return {name: values[:, a:b].unflatten(1, shape) for name, shape, a, b in parts}
+        return {name: values[:, a:b].view(len(values), *shape) for name, shape, a, b in parts}
 
     def everywhere(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by all of their names, from those by the names they go by here."""

@@ -15,7 +15,9 @@ def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
     """Inside, convolutions and matrix products of this precision are done in it."""
     if name != "bfloat16":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    # Narrow weights are kept until the outermost autocast ends; that of `own_modes` lasts a whole step, in
+    # which all but the first batch would be trained and validated with those of before.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def refuse_slow(name: str, device: torch.device) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from esper_env.engine.any_head import AnyHead
 from esper_env.engine.stacked import Forward, Run, Tensors, forward_of, stacked
 from esper_env.hosts.gpt import TiedHead
 
@@ -90,6 +91,25 @@ class NextTokens:
         return self.before(run, tensors, x).flatten(1, 2), tensors[self.weight]
 
 
+@dataclass(frozen=True)
+class ByLabels:
+    """Whatever a host ends with: labels say whether that is a class a sample or the next token after each."""
+
+    classes: Classes
+    tokens: AnyHead
+
+    def train(self, run: Run, tensors: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Score`."""
+        return self._of(y).train(run, tensors, x, y)
+
+    def measure(self, run: Run, tensors: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        """See `Score`."""
+        return self._of(y).measure(run, tensors, x, y)
+
+    def _of(self, y: Tensor) -> Score:
+        return self.classes if y.dim() == 2 else self.tokens
+
+
 class _MeanLoss(torch.autograd.Function):
     """Mean cross-entropy of each row's tokens, (row,), whose gradients are computed on the way.
 
@@ -157,7 +177,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def score_of(segment: nn.Module, prefix: str, family: str) -> Score:
-    """The score of a host, from its last segment.
+    """The score of a host, from its last segment. That of a tied head is only a faster one.
 
     Args:
         segment: its last one.
@@ -168,4 +188,5 @@ def score_of(segment: nn.Module, prefix: str, family: str) -> Score:
         before = stacked(segment[:-1], prefix, family)
         if before is not None and stacked(segment, prefix, family) is not None:
             return NextTokens(before, f"{prefix}{len(segment) - 1}.weight")
-    return Classes(forward_of(segment, prefix, family))
+    forward = forward_of(segment, prefix, family)
+    return ByLabels(Classes(forward), AnyHead.of(segment, prefix, forward))

@@ -83,7 +83,7 @@ class Measuring:
         index = 0
         while index < len(kinds.host.forwards):
             index = self._add_stage(index, slot_at) + 1
-        self._last = self._of_host(index)
+        self._last, self._end = self._of_host(index), self._drawing()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """float64 (row, 2): sums of cross-entropy in nats and of correct answers, over the same samples.
@@ -100,7 +100,7 @@ class Measuring:
                     x = self._run.kernels.select(x, stage.source)
                 if stage.junction is not None:
                     x = stage.junction(x)
-            return self._score.measure(self._run, self._last, x, y)
+            return self._score.measure(self._end, self._last, x, y)
 
     @property
     def _score(self) -> Score:

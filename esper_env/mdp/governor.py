@@ -29,14 +29,14 @@ class GovernorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     chance_margin: float = Field(0.065, ge=0)
-    """Collapse: distance from the chance loss or from the uninformed loss (of texts: that of knowing the
+    """Collapse: distance from the chance loss, or from the uninformed loss (of texts: that of knowing the
     frequencies of tokens alone), as a share of it, within which a network guesses."""
     collapse_in_training: bool = True
     """Collapse: whether the training loss must be that of guessing too; the validation loss alone can pass
     through it in a single bad epoch of a network that still classifies."""
     learned_below: float = Field(0.6, gt=0, lt=1)
-    """Collapse: share of the uninformed loss, for images that of chance, below which a network has learned
-    something it can lose."""
+    """Collapse: share of the chance loss, and of the uninformed loss, below which a network has learned
+    something it can lose; each is remembered by itself, and a collapse is to one that was left behind so."""
     divergence_factor: float = Field(3.0, gt=1)
     """Divergence: multiple of the mean of the last good losses that must be exceeded."""
     divergence_sigmas: float = Field(6.0, ge=0)
@@ -87,12 +87,14 @@ def judge(
     loss = stats.val_loss
     finite = stats.finite & np.isfinite(stats.train_loss) & np.isfinite(loss)
     shown = (loss, stats.train_loss) if config.collapse_in_training else (loss,)
-    guesses = _near(shown, facts.chance_loss, config) | _near(shown, facts.uninformed_loss, config)
-    collapsed = played & finite & guesses & state.has_learned
+    levels = ((facts.chance_loss, state.has_learned), (facts.uninformed_loss, state.has_learned_context))
+    forgotten = (_near(shown, level, config) & learned for level, learned in levels)
+    collapsed = played & finite & reduce(np.logical_or, forgotten)
     suspicious = played & finite & _out_of_bounds(state.good_losses, loss, config)
     state.divergent = np.where(played, np.where(suspicious, state.divergent + 1, 0), state.divergent)
     good = played & finite & ~collapsed & ~suspicious
-    state.has_learned |= good & (loss < config.learned_below * facts.uninformed_loss)
+    for level, learned in levels:
+        learned |= good & (loss < config.learned_below * level)
     losses = np.concatenate([loss[:, None], state.good_losses[:, :-1]], axis=1)
     state.good_losses = np.where(good[:, None], losses, state.good_losses)
     state.since_snapshot += good
@@ -133,6 +135,7 @@ def snapshot(state: GameState, envs: Bools) -> None:
     if not envs.any():
         return
     state.snapshot_has_learned[envs] = state.has_learned[envs]
+    state.snapshot_has_learned_context[envs] = state.has_learned_context[envs]
     state.since_snapshot[envs] = 0
 
 
@@ -153,6 +156,7 @@ def roll_back(state: GameState, stats: EpochStats, envs: Bools, facts: HostFacts
     state.quality[envs] = np.nan_to_num(shown, nan=facts.chance_quality)
     state.measure_flops[envs] += stats.measure_flops[envs]
     state.has_learned[envs] = state.snapshot_has_learned[envs]
+    state.has_learned_context[envs] = state.snapshot_has_learned_context[envs]
     slots = state.slots = state.slots.copy()  # churn is charged for the slots as they were trained
     lost = envs[:, None] & HAS_MODULE[slots.stage] & ~slots.in_stage(Stage.FOSSILIZED)
     fallen = (slots.alpha_velocity - slots.alpha)[lost]  # from alpha at the beginning of the step

@@ -1,5 +1,6 @@
 """When a network counts as broken: every threshold by hand, all against a governor in plain Python."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from statistics import fmean, pstdev
@@ -194,16 +195,16 @@ def test_a_network_put_back_to_before_it_learned_can_not_collapse_to_where_it_wa
 class Watchman:
     """The governor of one environment, from the text of the rules, in plain Python."""
 
-    def __init__(self, chance: float, both: bool) -> None:
-        self.chance, self.both = chance, both
+    def __init__(self, levels: Sequence[float], both: bool) -> None:
+        self.levels, self.both = levels, both
         self.good, self.running, self.since, self.panics = [1.0][:0], 0, 0, 0
-        self.learned = self.learned_then = False
+        self.learned = self.learned_then = frozenset[float]()
 
     def see(self, loss: float, train_loss: float, finite: bool) -> str:
         finding = self.finding(loss, train_loss, finite)
         if finding == "good":
             self.good = [*self.good, loss][-20:]
-            self.learned |= loss < 0.6 * self.chance
+            self.learned |= {level for level in self.levels if loss < 0.6 * level}
             self.since += 1
         elif finding != "bad":
             self.panics, self.running, self.since, self.learned = self.panics + 1, 0, 0, self.learned_then
@@ -214,21 +215,21 @@ class Watchman:
     def finding(self, loss: float, train_loss: float, finite: bool) -> str:
         if not (finite and isfinite(loss) and isfinite(train_loss)):
             return "non_finite"
-        if self.learned and self.guesses(loss) and (self.guesses(train_loss) or not self.both):
+        shown = (loss, train_loss) if self.both else (loss,)
+        if any(all(0.935 < each / level < 1.065 for each in shown) for level in self.learned):
             return "collapsed"
         out = len(self.good) >= 10 and loss > 3 * fmean(self.good)
         out = out and loss > fmean(self.good) + 6 * pstdev(self.good)
         self.running = self.running + 1 if out else 0
         return ("diverged" if self.running == 3 else "bad") if out else "good"
 
-    def guesses(self, loss: float) -> bool:
-        return 0.935 < loss / self.chance < 1.065
 
-
-def troubled(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def troubled(
+    rng: np.random.Generator, shape: tuple[int, int], levels: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(epoch, env): losses that fall, noisily, with spells of trouble; those in training; what is finite."""
     epochs = np.arange(shape[0])[:, None]
-    losses = 2.3 * 0.93**epochs * np.exp(0.1 * rng.standard_normal(shape))
+    losses = levels[0] * 0.93**epochs * np.exp(0.1 * rng.standard_normal(shape))
     for _ in range(3):
         start, length = rng.integers(0, len(epochs), shape[1]), rng.integers(1, 6, shape[1])
         spell = (epochs >= start) & (epochs < start + length)
@@ -236,25 +237,29 @@ def troubled(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarr
     training = losses * np.exp(0.1 * rng.standard_normal(shape))
     for each, share in ((losses, 0.1), (training, 0.3)):
         at_chance = rng.random(shape) < share
-        each[at_chance] = np.log(10) * rng.uniform(0.92, 1.08, at_chance.sum())
+        level = np.array(levels)[rng.integers(len(levels), size=at_chance.sum())]
+        each[at_chance] = level * rng.uniform(0.92, 1.08, at_chance.sum())
         each[rng.random(shape) < 0.005] = rng.choice([np.nan, np.inf])
     return losses, training, rng.random(shape) > 0.01
 
 
-def matching(seed: int, both: bool = True) -> list[list[str]]:
+def matching(seed: int, both: bool = True, where: HostFacts = IMAGES) -> list[list[str]]:
     """Compare 32 environments, judged together, with 32 watchmen; what was found in each epoch."""
-    state, watchmen = game(32), [Watchman(np.log(10), both) for _ in range(32)]
+    levels = where.chance_loss, where.uninformed_loss
+    state, watchmen = game(32), [Watchman(levels, both) for _ in range(32)]
     config, seen = GovernorConfig(collapse_in_training=both), []
-    for epoch in zip(*troubled(np.random.default_rng(seed), (60, 32)), strict=True):
+    for epoch in zip(*troubled(np.random.default_rng(seed), (60, 32), levels), strict=True):
         stats = showing(epoch[0].tolist())
         stats.train_loss[:], stats.finite[:] = epoch[1:]
-        verdict = judge(state, stats, config=config)
-        governor.roll_back(state, showing([1.0] * 32), verdict.panicked, IMAGES)
+        verdict = judge(state, stats, where, config)
+        governor.roll_back(state, showing([1.0] * 32), verdict.panicked, where)
         governor.snapshot(state, governor.due(state, verdict, config))
         seen.append([watchman.see(*shown) for watchman, *shown in zip(watchmen, *epoch, strict=True)])
         assert [found(verdict, env) for env in range(32)] == seen[-1]
-        for name, own in (("rollbacks", "panics"), ("since_snapshot", "since"), ("has_learned", "learned")):
+        for name, own in (("rollbacks", "panics"), ("since_snapshot", "since")):
             assert getattr(state, name).tolist() == [getattr(watchman, own) for watchman in watchmen], name
+        learned = np.stack([state.has_learned, state.has_learned_context], axis=1)
+        assert learned.tolist() == [[level in each.learned for level in levels] for each in watchmen]
     return seen
 
 

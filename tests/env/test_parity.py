@@ -12,12 +12,21 @@ from plain import poison
 from esper_env import Op, Stage, Style, encode
 from esper_env.contracts.state import Ramp
 from esper_env.engine.life import HOST
+from esper_env.presets import stories
 
 ADAM = {
     "engine.optimizer.host_optimizer": "adamw", "engine.optimizer.module_optimizer": "adamw",
     "engine.optimizer.host_lr": 0.005, "engine.optimizer.module_lr": 0.005,
     "engine.optimizer.warmup_steps": 7, "engine.optimizer.module_weight_decay": 0.1,
 }  # fmt: skip
+
+OWN = {
+    f"engine.optimizer.{name}": getattr(stories().engine.optimizer, name)
+    for name in ("host_lr", "module_lr", "warmup_steps", "clip_norm")
+}
+"""Rates, warm-up and clipping of EsperTinyStories, which the small texts here have others of."""
+ONE_STEP = {"engine.epoch_size": 16}
+"""A batch an epoch."""
 
 
 def live(pair: Pair, steps: int, seed: int = 1) -> None:
@@ -128,17 +137,34 @@ def test_rollbacks_agree_in_double_precision(preset: str, engine: str) -> None:
 @pytest.mark.parametrize("engine", FUSED)
 @pytest.mark.parametrize("preset", FITTING)
 def test_a_single_step_of_descent_agrees_to_a_ten_thousandth(preset: str, engine: str) -> None:
-    """A step an epoch, and before each the weights of the reference.
-
-    By SGD: a step of AdamW is as long where the gradient is almost 0 as anywhere.
-    """
+    """A step an epoch, and before each the weights of the reference. By SGD; for AdamW see below."""
     plain = {f"engine.optimizer.{name}_optimizer": "sgd" for name in ("host", "module")}
-    pair = Pair(6, engine, QUICK | plain | {"engine.epoch_size": 16}, preset=preset)
+    pair = Pair(6, engine, QUICK | plain | ONE_STEP, preset=preset)
     pair.reset(seed=3)
     for first, second in pair.live(14, seed=2):
         agree(first[4]["train_loss"], second[4]["train_loss"], 1e-4)
         agree(first[4]["val_loss"], second[4]["val_loss"], 1e-4)
         pair.agree(1e-4)
+        for env in range(6):
+            pair.fused._engine.set_state(env, pair.reference._engine.get_state(env))
+    assert pair.seen["HOLDING"] > 3
+
+
+@pytest.mark.parametrize("engine", FUSED)
+@pytest.mark.parametrize("warmup", [OWN["engine.optimizer.warmup_steps"], 0])
+def test_a_single_step_of_the_presets_adamw_agrees_to_a_ten_thousandth(warmup: int, engine: str) -> None:
+    """At its own rates, in its warm-up and beyond; but for a first step of full length.
+
+    That is as long where the gradient is almost 0 as anywhere, and goes by the gradient's sign.
+    """
+    pair = Pair(
+        6, engine, QUICK | OWN | ONE_STEP | {"engine.optimizer.warmup_steps": warmup}, preset="stories"
+    )
+    pair.reset(seed=3)
+    for number, (first, second) in enumerate(pair.live(14, seed=2)):
+        agree(first[4]["train_loss"], second[4]["train_loss"], 1e-4)
+        agree(first[4]["val_loss"], second[4]["val_loss"], 1e-4)
+        pair.agree(1e-4 if warmup or number else OWN["engine.optimizer.host_lr"])
         for env in range(6):
             pair.fused._engine.set_state(env, pair.reference._engine.get_state(env))
     assert pair.seen["HOLDING"] > 3

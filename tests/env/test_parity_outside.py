@@ -83,6 +83,18 @@ class OddText(nn.Module):
         return y * (1 + 0.01 * torch.randn_like(y))
 
 
+class Scaled(nn.Module):
+    """A layer, and a parameter that is a single number."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.scale = layer, nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer(x) * self.scale
+        return y
+
+
 TEXT_BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
     "odd_text": OddText,
     "known_text": lambda place: nn.Sequential(
@@ -97,6 +109,7 @@ TEXT_BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
         nn.Softsign(),
         nn.Linear(place.channels, place.channels),
     ),
+    "scaled_text": lambda place: Scaled(nn.Linear(place.channels, place.channels)),
 }
 BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
     "odd": Odd,
@@ -112,6 +125,7 @@ BUILDERS: dict[str, Callable[[Place], nn.Module]] = {
         nn.GroupNorm(1, place.channels),
     ),
     "still": still,
+    "scaled": lambda place: Scaled(nn.Conv2d(place.channels, place.channels, 1)),
 }
 
 

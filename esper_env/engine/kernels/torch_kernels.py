@@ -169,7 +169,7 @@ class TorchKernels:
         descent: Descent,
     ) -> None:
         """See `Kernels`."""
-        flat = [gradient.value.flatten(1).to(values.dtype) for gradient in gradients]
+        flat = [_flat(gradient.value).to(values.dtype) for gradient in gradients]
         norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in flat], dim=1)
         scale = (descent.clip_norm / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp(max=1.0)
         step = torch.cat(flat, dim=1).mul_(scale[:, None])
@@ -195,7 +195,7 @@ class TorchKernels:
     ) -> None:
         """See `Kernels`. Squares are added up in steps, so that torch does not share them out to threads."""
         flat = [
-            gradient.value.flatten(1, -2) if gradient.value.dim() > 2 else gradient.value[:, None]
+            gradient.value.flatten(1, -2) if gradient.value.dim() > 2 else _flat(gradient.value)[:, None]
             for gradient in gradients
         ]
         sums = torch.stack([each.to(values.dtype).square().sum(dim=2).sum(dim=1) for each in flat], dim=1)
@@ -206,7 +206,12 @@ class TorchKernels:
             step = memory[PER_TENSOR][:, gradient.tensor].add_(1).double()
             decay = descent.weight_decay if gradient.value.dim() > 2 else 0.0
             means = memory["exp_avg"][:, at], memory["exp_avg_sq"][:, at]
-            _adamw(values[:, at], means, gradient.value.flatten(1) * scale, step, lr, decay, descent)
+            _adamw(values[:, at], means, _flat(gradient.value) * scale, step, lr, decay, descent)
+
+
+def _flat(gradient: Tensor) -> Tensor:
+    """(row, number); of a parameter that is a single number it is (row,)."""
+    return gradient.reshape(len(gradient), -1)
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
