@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from esper_env.engine.footprint import Footprint, footprint
+from esper_env.engine.programs import most_recordings
 from esper_env.engine.setup import Setup, resolve_device
 
 SIDE_BY_SIDE = 64 * 2**20
@@ -54,7 +55,7 @@ def refuse_too_many(num_envs: int, setup: Setup) -> None:
     if room is None:
         return
     taken, rows = footprint(setup), rows_at_once(setup)
-    recordings = setup.config.cuda_graphs if device.type == "cuda" else 0
+    recordings = most_recordings(setup, device)
     # Recorded steps have a working set of their own beside that of steps done as usual.
     sets = 2 if recordings else 1
     always, working = taken.host + taken.modules, sets * taken.row + recordings * taken.recording
