@@ -126,6 +126,11 @@ def piece(device: str, tokens: int, vocabulary: int) -> int:
     return min(tokens, max(1, LOGITS[device] // vocabulary))
 
 
+def most_at_once(device: str, tokens: int, vocabulary: int) -> int:
+    """Numbers of all tensors of a piece's size that there are at a time; arguments as of `piece`."""
+    return PIECES_AT_ONCE * piece(device, tokens, vocabulary) * vocabulary
+
+
 def _pieces(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
     """A row and some of its tokens, piece by piece."""
     count = piece(x.device.type, x.shape[1], weight.shape[1])

@@ -74,7 +74,7 @@ def waited(envs: EsperVectorEnv, epochs: int) -> list[Any]:
 def test_epochs_of_eight_batches_are_recorded_once_and_replayed_from_then_on(
     preset: str, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last step of an epoch never is; 8 of the others are done as usual, the 7 of the first epoch and 1."""
+    """The last step of an epoch never is; 8 others are done as usual, the 7 of the first epoch and one."""
     figures = waited(envs_of(preset), epochs=4)
     assert counted == Counted(recorded=1, replayed=4 * 7 - 8, usual=8)
     monkeypatch.undo()
