@@ -1,4 +1,7 @@
-"""How much there is to win on a data set: the static host against the same host with conv_heavy everywhere.
+"""Claim: conv_heavy everywhere ends 31 points above the static host on EsperMicro's images, and grown pays.
+
+That is 31.0 points of validation accuracy (95% interval 19.8 to 42.2, 8 paired seeds); a schedule has a
+return 8.3 above `wait` (2.1 to 14.5). Measured with the reference engine, float32, one thread, 2026-11.
 
 `python benchmarks/calibration.py --preset micro --seeds 8` trains both as an environment would, the second
 with its modules in the graph at alpha 1 from the first batch on, and prints the mean validation accuracy of

@@ -1,4 +1,7 @@
-"""What a step costs against environments, live modules and epoch size, and what it is spent on.
+"""Claim: a step costs in proportion to environments, batches and live modules; the controller nearly nothing.
+
+One EsperMicro environment more costs 6.1 ms, one EsperCifar environment 173 ms, the controller 0.02 ms for
+each; two threads of an idle 2-core Xeon, native kernels, procedural images, 2026-11 (`results/scaling_*.md`).
 
 `python benchmarks/scaling.py --env micro --out runs/scaling` steps environments of each size in turns, round
 by round, and writes medians, slopes (least squares) and a picture. The controller is everything but training

@@ -1,4 +1,8 @@
-"""What language hosts reach on stories, static and grown, and how near that is to what can be reached.
+"""Claim to be measured: language hosts that are grown reach the loss of static ones of their size and cost.
+
+On real stories and, beside the best possible loss, on procedural ones: EsperTinyStories' own settings but
+where said, episodes paired by seed, one thread each, 95% intervals over seeds. No published figure stands
+yet; those of short runs are in `docs/data.md`.
 
 `python benchmarks/stories.py static`: validation loss of gpt_small against tokens seen, on real stories.
 `... grown`: gpt_small with attention and MLPs grown after its blocks, against a static host of the same final
@@ -9,7 +13,7 @@ size and against itself without modules, both trained for as many FLOPs.
 
 Each prints Markdown, keeps every episode as JSON under --out, plays only what is not there yet, and draws
 curves. All is played in the environment, by agents that wait or follow a schedule; the losses that count are
-those of the harvested network. Figures and conditions: `results/stories_*.md`.
+those of the harvested network.
 """
 
 import argparse

@@ -46,8 +46,9 @@ FORMS = {
     "tokens, millions": "{:.2f}",
     "training PFLOPs": "{:.4f}",
 }
-PER_SEED = ("validation loss", "test loss", "perplexity", "bits/character")
-"""Columns that differ from seed to seed; the last two are of the validation split."""
+OF_DESIGN = ("parameters", "epochs", "tokens, millions", "training PFLOPs")
+PER_SEED = tuple(column for column in COLUMNS if column not in OF_DESIGN)
+"""Columns that differ from seed to seed, losses and what is made of them: they get intervals."""
 
 
 def arms(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -111,3 +111,27 @@ def test_the_published_configuration_is_the_nearest_that_can_be(load, capsys, tm
     assert "Published: 1.2968" in out
     setup = load("stories_play").Job("x", 0, 1, load("stories").LLAMA, overrides={"task.vocabulary": 512})
     assert setup.setup().facts.host_params == (512 + 512) * 64 + 5 * (12 * 64**2 + 4 * 64) + 2 * 64
+
+
+def test_whatever_differs_from_seed_to_seed_has_an_interval(load):
+    report = load("stories_report")
+    assert set(report.OF_DESIGN) < set(report.COLUMNS)
+    losses = (1.0, 1.1, 1.3)
+    results = [
+        {
+            "job": {"arm": "static", "seed": seed}, "params": 1000, "tokens_an_epoch": 1,
+            "curves": {"val_loss": [loss, loss], "flops": [1.0, 2.0]},
+            "harvest_loss": loss, "test_loss": loss, "characters_per_token": {"test": 4.0},
+        }
+        for seed, loss in enumerate(losses)
+    ]  # fmt: skip
+    header, _, row = report.summary(results).splitlines()
+    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    shown = {name.strip("| "): cell.strip("| ") for name, cell in cells.items()}
+    per_character = [loss / math.log(2) / 4 for loss in losses]
+    for name, values in {"test bits/character": per_character, "test perplexity": np.exp(losses)}.items():
+        margin = 4.303 * np.std(values, ddof=1) / np.sqrt(3)  # Student's t, 2 degrees of freedom
+        mean, low, high = np.mean(values) + np.array([0, -margin, margin])
+        assert shown[name] == f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    assert {name for name, cell in shown.items() if " to " in cell} == set(report.PER_SEED)
+    assert shown["parameters"] == "1,000"

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from esper_env.engine.footprint import Footprint, footprint
+from esper_env.engine.programs import most_recordings
 from esper_env.engine.setup import Setup, resolve_device
 
 SIDE_BY_SIDE = 64 * 2**20
@@ -28,7 +29,8 @@ def rows_at_once(setup: Setup) -> int:
     It depends on the configuration and on how much memory the device has: not on how much of that is free,
     on the number of environments or on a clock.
     """
-    return setup.config.rows_at_once or _suitable(footprint(setup), resolve_device(setup.config.device))
+    device = resolve_device(setup.config.device)
+    return setup.config.rows_at_once or _suitable(footprint(setup, device), device)
 
 
 def _suitable(taken: Footprint, device: torch.device) -> int:
@@ -36,7 +38,7 @@ def _suitable(taken: Footprint, device: torch.device) -> int:
     if device.type == "cpu":
         limits.append(SIDE_BY_SIDE // taken.host_row)
     if memory := installed(device):
-        limits.append(int(MOST_OF_DEVICE * memory) // taken.row)
+        limits.append((int(MOST_OF_DEVICE * memory) - taken.shared) // taken.row)
     return max(1, min(limits, default=1))
 
 
@@ -53,17 +55,18 @@ def refuse_too_many(num_envs: int, setup: Setup) -> None:
     room = free(device)
     if room is None:
         return
-    taken, rows = footprint(setup), rows_at_once(setup)
-    recordings = setup.config.cuda_graphs if device.type == "cuda" else 0
+    taken, rows = footprint(setup, device), rows_at_once(setup)
+    recordings = most_recordings(setup, device)
     # Recorded steps have a working set of their own beside that of steps done as usual.
     sets = 2 if recordings else 1
     always, working = taken.host + taken.modules, sets * taken.row + recordings * taken.recording
-    most = largest(room, always, working, rows)
+    most = max(0, largest(room - sets * taken.shared, always, working, rows))
     if num_envs > most:
         raise ValueError(
             f"num_envs={num_envs} is not allowed: {_mib(room)} are free on {device.type!r}, enough for at "
             f"most {most}. Each environment takes {_mib(always)} ({_mib(taken.host)} for its host, the rest "
             f"for modules), and {_mib(working)} more while it is trained, as up to {rows} are at a time"
+            f"{f', with {_mib(sets * taken.shared)} for logits' if taken.shared else ''}"
         )
 
 

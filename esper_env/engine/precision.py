@@ -72,18 +72,24 @@ def switches(tf32: bool, deterministic: bool, device: torch.device) -> Iterator[
             torch.set_flush_denormal(False)
 
 
+def attention(plain: bool) -> AbstractContextManager[None]:
+    """Inside, attention is plain products, which keep all scores, if asked; else torch chooses.
+
+    The gradients of its faster kernels on CUDA are sums in any order.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
+
+
 @contextmanager
 def _cuda(tf32: bool, deterministic: bool) -> Iterator[None]:
     matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
-    # The gradients of the faster attention kernels are sums in any order.
-    attention = sdpa_kernel(SDPBackend.MATH) if deterministic else nullcontext()
     matmul.allow_tf32 = tf32
     try:
         with (
             torch.backends.cudnn.flags(
                 enabled=True, benchmark=False, deterministic=deterministic, allow_tf32=tf32
             ),
-            attention,
+            attention(deterministic),
         ):
             yield
     finally:

@@ -2,7 +2,7 @@
 
 A step of small networks is hundreds of short kernels, which take longer to launch than to run. As a CUDA
 graph they are launched at once (A. Gray, "Getting Started with CUDA Graphs", 2019). A recording serves a
-topology, not an environment; the least recently used one makes room.
+topology, not an environment, and is kept from epoch to epoch; the least recently used one makes room.
 """
 
 from collections import OrderedDict
@@ -23,7 +23,7 @@ from esper_env.engine.topology import Ints, Modules
 WARM_UP = 2
 """Steps done as usual before one is recorded: libraries allocate and choose in their first calls."""
 WORTH_IT = 8
-"""Fewest steps still to come for which one is recorded: that takes as long as some steps."""
+"""Fewest steps expected for which one is recorded: that takes as long as some steps."""
 
 
 @dataclass
@@ -35,9 +35,26 @@ class Recording:
     """Where a recorded step reads what samples to take."""
     graph: torch.cuda.CUDAGraph | None = None
     warm: int = 0
-    """Steps done as usual."""
+    """Steps done as usual that a recording could have done, in all epochs so far."""
     refused: bool = False
     """The step can't be recorded."""
+
+    def pays(self, to_come: int) -> bool:
+        """Whether to record the step now.
+
+        How long a topology stays is up to agents. Expected are the steps of this epoch, or as many again as
+        have been done: then a recording that is hardly used costs no more than doing without had, up to then.
+
+        Args:
+            to_come: steps of this epoch that a recording can still do.
+        """
+        return self.graph is None and self.warm >= WARM_UP and max(to_come, self.warm) >= WORTH_IT
+
+
+def most_recordings(setup: Setup, device: torch.device) -> int:
+    """Recordings that are kept. The last step of an epoch is done as usual, since more is measured in it."""
+    recordable = device.type == "cuda" and setup.epoch_size > setup.config.batch_size
+    return setup.config.cuda_graphs if recordable else 0
 
 
 class Programs:
@@ -52,7 +69,7 @@ class Programs:
     def __init__(self, kinds: Kinds, kernels: Kernels, setup: Setup) -> None:
         self._kinds, self._kernels, self._setup = kinds, kernels, setup
         self._task = setup.loaded_task
-        self._limit = setup.config.cuda_graphs if self._task.device.type == "cuda" else 0
+        self._limit = most_recordings(setup, self._task.device)
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle() if self._limit else None
         self._stream = torch.cuda.Stream() if self._limit else None
@@ -91,7 +108,7 @@ class Programs:
         return ratios
 
     def _replay(self, recording: Recording, part: Tensor, to_come: int) -> None:
-        if recording.graph is None and recording.warm >= WARM_UP and to_come >= WORTH_IT:
+        if recording.pays(to_come):
             self._record(recording, part)
         if recording.graph is None or recording.part is None:
             self._warm_up(recording, part)

@@ -1,9 +1,9 @@
 """The end of a host in many networks at once: from its last value to losses, and to gradients.
 
-Logits of a text are the largest tensor by far, (row, sample, token, vocabulary). They are never there as a
-whole: a piece of them is computed, turned into losses and into the gradients of the head's input and weight,
-and forgotten, as in P.-L. Hsu et al., "Liger Kernel" (2024), and E. Wijmans et al., "Cut Your Losses in
-Large-Vocabulary Language Models" (2024).
+Logits of a text are the largest tensor by far, (row, sample, token, vocabulary). Those of several rows are
+never there at once: a piece of one row's is computed, turned into losses and into the gradients of the head's
+input and weight, and forgotten, as in P.-L. Hsu et al., "Liger Kernel" (2024), and E. Wijmans et al., "Cut
+Your Losses in Large-Vocabulary Language Models" (2024). How a row is cut depends on that row alone.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,12 @@ from esper_env.engine.any_head import AnyHead
 from esper_env.engine.stacked import Forward, Run, Tensors, forward_of, stacked
 from esper_env.hosts.gpt import TiedHead
 
-LOGITS = {"cpu": 2**20, "cuda": 2**27}
-"""Most logits of texts at once, by device: as suits a cache, or the launch of large products."""
+LOGITS = {"cpu": 2**20, "cuda": 2**24}
+"""Most logits of a text at once, by device: 4 MiB in float32, as suits a cache, or 64 MiB, a product that is
+large enough to fill a GPU (not measured on one)."""
+PIECES_AT_ONCE = 2
+"""Most tensors of a piece's size that there are at a time: logits and their logarithms where a network is
+measured, or, in bfloat16, what is cast for a product."""
 
 
 class Score(Protocol):
@@ -81,9 +85,7 @@ class NextTokens:
         h, weight = self._flat(run, tensors, x)
         losses = torch.empty_like(y, dtype=weight.dtype).flatten(1)
         for at in _pieces(h, weight):
-            logits, right = _logits(h[at], weight[at[0]]), y.flatten(1)[at]
-            each = F.cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none")
-            losses[at] = each.view_as(right)
+            losses[at] = _losses(h[at], weight[at[0]], y.flatten(1)[at])
         sums = losses.view_as(y).mean(dim=2).double().sum(dim=1)
         return torch.stack([sums, torch.full_like(sums, torch.nan)], dim=1)
 
@@ -121,11 +123,8 @@ class _MeanLoss(torch.autograd.Function):
         losses = torch.empty_like(y, dtype=weight.dtype)
         to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
         for at in _pieces(x, weight):
-            own, rows = x[at], at[0]
-            losses[at], gradient, total = _exponentials(_logits(own, weight[rows]), y[at])
-            if ctx.needs_input_grad[0]:
-                to_x[at] = torch.bmm(gradient, weight[rows]) / total
-            _add_product(to_weight[rows], gradient.transpose(1, 2), own / total)
+            to = to_x[at] if ctx.needs_input_grad[0] else None
+            losses[at] = _with_gradients(x[at], weight[at[0]], y[at], to, to_weight[at[0]])
         ctx.save_for_backward(to_x, to_weight)
         return losses.mean(dim=1)
 
@@ -136,14 +135,51 @@ class _MeanLoss(torch.autograd.Function):
         return to_x.mul_(each), to_weight.mul_(each), None
 
 
+def piece(device: str, tokens: int, vocabulary: int) -> int:
+    """Tokens of a row whose logits are there at once.
+
+    Args:
+        device: its type.
+        tokens: of the row.
+        vocabulary: logits of a token.
+    """
+    return min(tokens, max(1, LOGITS[device] // vocabulary))
+
+
+def most_at_once(device: str, tokens: int, vocabulary: int) -> int:
+    """Numbers of all tensors of a piece's size that there are at a time; arguments as of `piece`."""
+    return PIECES_AT_ONCE * piece(device, tokens, vocabulary) * vocabulary
+
+
 def _pieces(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows and tokens whose logits are there at once. On a CPU a piece is of one row alone."""
-    rows, tokens = x.shape[:2]
-    together = 1 if x.device.type == "cpu" else rows
-    count = max(1, LOGITS[x.device.type] // (together * weight.shape[1]))
-    for row in range(0, rows, together):
-        for token in range(0, tokens, count):
-            yield slice(row, row + together), slice(token, token + count)
+    """A row and some of its tokens, piece by piece."""
+    count = piece(x.device.type, x.shape[1], weight.shape[1])
+    for row in range(x.shape[0]):
+        for token in range(0, x.shape[1], count):
+            yield slice(row, row + 1), slice(token, token + count)
+
+
+def _with_gradients(x: Tensor, weight: Tensor, y: Tensor, to_x: Tensor | None, to_weight: Tensor) -> Tensor:
+    """Losses of a piece, (row, token). Nothing else of it outlives this call but the gradients.
+
+    Args:
+        x: the head's input, (row, token, feature).
+        weight: its weight, (row, vocabulary, feature).
+        y: int64 (row, token).
+        to_x: where the gradient of the sum is put, as `x`; None if it is not wanted.
+        to_weight: what it is added to, as `weight`.
+    """
+    losses, gradient, total = _exponentials(_logits(x, weight), y)
+    if to_x is not None:
+        to_x.copy_(torch.bmm(gradient, weight) / total)
+    _add_product(to_weight, gradient.transpose(1, 2), x / total)
+    return losses
+
+
+def _losses(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """The same without gradients."""
+    losses = F.cross_entropy(_logits(x, weight).flatten(0, 1), y.flatten(), reduction="none")
+    return losses.view_as(y)
 
 
 def _logits(x: Tensor, weight: Tensor) -> Tensor:

@@ -113,9 +113,14 @@ def prepare(host: HostConfig, task: TaskConfig, engine: EngineConfig, horizon: i
 
 
 def windows_by(setup: Setup) -> str:
-    """What the blueprint flex_attention is computed by, for a description; nothing where it doesn't fit."""
+    """What the blueprint flex_attention is computed by, for a description; nothing where it doesn't fit.
+
+    Said is what trains and is measured; for the other lengths of a story that is told the same rule holds.
+    """
     task = setup.loaded_task
-    return f", windows by {window_form(task.device, task.dtype)}" if setup.family == "text" else ""
+    if setup.family != "text":
+        return ""
+    return f", windows by {window_form(task.device, task.dtype, task.input_shape[0])}"
 
 
 def _loaded(

@@ -14,6 +14,8 @@ FLEX, SDPA = "FlexAttention", "SDPA"
 """What windows can be computed by."""
 BLOCK = 128
 """Tokens of one of FlexAttention's blocks; there is nothing to leave out of shorter texts."""
+SAMPLES = 32
+"""Texts in one call of FlexAttention; what is missing of them is filled up with zeros."""
 
 
 class WindowAttention(Attention):
@@ -21,7 +23,8 @@ class WindowAttention(Attention):
 
     By FlexAttention (J. Dong et al., 2024), which leaves out blocks that nobody sees, where torch can compile
     it for the device and the length is a multiple of `BLOCK`; else by scaled dot product attention with the
-    same mask. `window_form` says which.
+    same mask. `window_form` says which. It is called for `SAMPLES` texts at a time, so that it is compiled
+    once however many there are, and the same kernel computes a network alone and among others.
 
     Args:
         width: features of a token, a multiple of `heads`.
@@ -54,8 +57,16 @@ def by_blocks(
 ) -> torch.Tensor:
     """The same by FlexAttention; not compiled, it computes all blocks and serves as a check."""
     blocks = _blocks(q.shape[2], window, q.device)
-    mixed: torch.Tensor = _flex(tuple(q.shape) if compiled else None)(q, k, v, block_mask=blocks)
-    return mixed
+    flex = _flex((SAMPLES, *q.shape[1:]) if compiled else None)
+    parts = zip(*(each.split(SAMPLES) for each in (q, k, v)), strict=True)
+    mixed = [flex(*map(_full, part), block_mask=blocks)[: len(part[0])] for part in parts]
+    return torch.cat(mixed)
+
+
+def _full(part: torch.Tensor) -> torch.Tensor:
+    """So many texts as are in every call, and always laid out alike, as torch compiles for a layout."""
+    missing = SAMPLES - len(part)
+    return torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part.contiguous()
 
 
 def window_form(device: torch.device, dtype: torch.dtype, tokens: int = BLOCK) -> str:

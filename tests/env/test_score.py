@@ -1,5 +1,6 @@
 """The end of a host: losses and gradients of texts are exact, and their logits are never there as a whole."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,3 +143,42 @@ def test_no_tensor_is_as_large_as_the_logits(training: bool, monkeypatch: pytest
     with Largest() as seen:
         plain(segments, x, y)
     assert seen.numbers == logits
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(64, 163), (2048, 4096), (8192, 4096), (8192, 32_768)])
+def test_how_a_row_is_cut_depends_on_no_other(device: str, tokens: int, vocabulary: int) -> None:
+    """Each piece is of one row, so logits of two are never there at once."""
+
+    def pieces(rows: int) -> list[tuple[slice, slice]]:
+        x = torch.empty(rows, tokens, 8, device="meta")
+        like = SimpleNamespace(shape=x.shape, device=torch.device(device))
+        return list(score._pieces(like, torch.empty(rows, vocabulary, 8, device="meta")))
+
+    alone = [tokens for _, tokens in pieces(1)]
+    assert sum(min(each.stop, tokens) - each.start for each in alone) == tokens
+    assert max(each.stop - each.start for each in alone) * vocabulary <= score.LOGITS[device]
+    for rows in (2, 3, 16):
+        assert pieces(rows) == [(slice(row, row + 1), each) for row in range(rows) for each in alone]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_row_among_others_is_that_row_alone_to_the_last_bit(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(score.LOGITS, "cpu", VOCABULARY * 5)
+    fused, _, tensors = heads(dtype=torch.float32)
+    x, y = batch(dtype=torch.float32)
+
+    def figures(rows: slice) -> list[Tensor]:
+        own = {name: each[rows].detach().requires_grad_() for name, each in tensors.items()}
+        value = x[rows].detach().requires_grad_()
+        if not training:
+            return [fused.measure(RUN, own, value, y[rows])[:, 0]]
+        losses, _ = fused.train(RUN, own, value, y[rows])
+        return [losses, *torch.autograd.grad(losses.sum(), [value, *own.values()])]
+
+    together = figures(slice(0, ROWS))
+    for row in range(ROWS):
+        for whole, alone in zip(together, figures(slice(row, row + 1)), strict=True):
+            assert torch.equal(whole[row], alone[0])
