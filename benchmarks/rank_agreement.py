@@ -1,7 +1,7 @@
 """Claim: every reward mode ranks 52 scripted agents as their networks deserve, Spearman 0.99 and 0.96.
 
 0.990 (95% 0.975 to 0.993) on EsperMicro, 0.961 (0.932 to 0.961) on a small CIFAR-10 setting; reference
-engine, float32, one thread of a 2-core Xeon, 2026-11. Return is held against worth:
+engine, float32, one thread of a 2-core Xeon, 2026-11.
 
 `python benchmarks/rank_agreement.py play --setting micro` plays what is not there yet, a process with one
 thread for each agent; `report --setting micro --picture FILE` prints Markdown tables and draws the returns.

@@ -1,7 +1,11 @@
 """Rows of the fused engine: no environment changes another, and what has no effect leaves no trace."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +67,38 @@ def test_an_environment_among_others_is_that_environment_alone(preset: str, othe
             agree(one.get_state(0), among.get_state(index), 0.0)
     assert max(off) < 1e-6
     assert np.mean(off) < 3 * np.mean(ulp)
+
+
+TWO_THREADS = """
+import numpy as np, torch
+from parity import QUICK, small
+from apart import agree
+from esper_env import Op, encode
+torch.set_num_threads(2)
+longer = QUICK | {"task.context": 48, "engine.batch_size": 8, "engine.epoch_size": 8}
+longer |= {"engine.rows_at_once": 3, "engine.counterfactual_size": 8, "task.val_size": 8}
+among, one = (small(count, "fused/torch", longer, "stories") for count in (3, 1))
+among.reset(seed=5)
+one.reset(seed=6)
+for action in (encode(Op.GERMINATE, slot=1, blueprint=11), encode(Op.ADVANCE, slot=1)):
+    info = among.step(np.stack([encode(Op.WAIT), action, action]))[-1]
+    one.step(action[None])
+assert info["action_valid"].all()
+agree(one.get_state(0), among.get_state(1), 0.0)
+print(torch.get_num_threads(), np.isfinite(info["val_loss"]).all())
+"""
+"""Values large enough to be split between threads, and a module that trains."""
+
+
+def test_with_two_threads_too_a_text_among_others_is_that_text_alone() -> None:
+    """In a process of its own whose threads don't spin while they wait, as others may need the cores."""
+    own = os.environ | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    own["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_THREADS], capture_output=True, text=True, env=own, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "True"]
 
 
 @pytest.mark.parametrize("engine", FUSED)
