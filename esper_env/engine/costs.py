@@ -1,7 +1,7 @@
 """FLOPs of what the slots hold, looked up: the same sums as the reference engine's, for all environments."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Costs:
             place = facts.places[slot]
             branch, gate = _row(branch_cost(setup.blueprints[blueprint], place)), _row(gate_cost(place))
             self._table[slot, blueprint] = branch, branch + gate
-        self._measuring = lru_cache(maxsize=4096)(self._measure)
+        self._measuring = lru_cache(maxsize=4096)(partial(_measuring, setup))
 
     def _of(self, modules: Modules) -> NDArray[np.float64]:
         """(env, slot, `Cost`): 0 where there is no module."""
@@ -68,23 +68,24 @@ class Costs:
         whole, beyond = np.array(rows, dtype=np.float64).reshape(-1, 2).T
         return whole, beyond
 
-    def _measure(
-        self,
-        forward: tuple[int, ...],
-        active: tuple[bool, ...],
-        live: tuple[bool, ...],
-        asked: tuple[int, ...],
-    ) -> tuple[int, int]:
-        setup = self._setup
-        slots = [slot for slot, counts in enumerate(live) if counts]
-        modules = {slot: forward[slot] for slot, counts in enumerate(active) if counts}
-        mask = sum(1 << slot for slot in slots)
-        whole, variants = (
-            variant_flops(setup.segment_flops, setup.slot_places, modules, slots, wanted)
-            for wanted in ([mask], {mask, *asked})
-        )
-        samples = setup.loaded_task.validation.num_samples
-        return whole * samples, (variants - whole) * setup.config.counterfactual_size
+
+def _measuring(
+    setup: Setup,
+    forward: tuple[int, ...],
+    active: tuple[bool, ...],
+    live: tuple[bool, ...],
+    asked: tuple[int, ...],
+) -> tuple[int, int]:
+    """FLOPs of validating one network, and of its variants beyond that."""
+    slots = [slot for slot, counts in enumerate(live) if counts]
+    modules = {slot: forward[slot] for slot, counts in enumerate(active) if counts}
+    mask = sum(1 << slot for slot in slots)
+    whole, variants = (
+        variant_flops(setup.segment_flops, setup.slot_places, modules, slots, wanted)
+        for wanted in ([mask], {mask, *asked})
+    )
+    samples = setup.loaded_task.validation.num_samples
+    return whole * samples, (variants - whole) * setup.config.counterfactual_size
 
 
 def _row(cost: Cost) -> NDArray[np.float64]:

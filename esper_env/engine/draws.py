@@ -1,11 +1,29 @@
 """What modules draw from torch's own generators, such as a dropout's masks: a stream of each environment."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from esper_env.slots.grown import drawing_from
+
+
+class RowDraws:
+    """What the rows of a program draw from; `load` says which environments they are in an epoch.
+
+    It is no part of the program, which holds what asks it: two that hold each other stay in memory, with all
+    their tensors, until Python happens to look for such pairs.
+    """
+
+    def load(self, draws: "Draws", envs: NDArray[np.int64]) -> None:
+        """Begin an epoch; envs (row,)."""
+        self._draws, self._envs = draws, envs
+
+    def of(self, row: int) -> AbstractContextManager[None]:
+        """See `Run.drawing`."""
+        return self._draws.of(int(self._envs[row]))
 
 
 class Draws:

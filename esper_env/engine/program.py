@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esper_env.contracts.action import Style
-from esper_env.engine.draws import Draws
+from esper_env.engine.draws import Draws, RowDraws
 from esper_env.engine.junction import Assembly, Junction, Ratios
 from esper_env.engine.kernels.kernels import AdamW, Descent, Kernels
 from esper_env.engine.kinds import Kinds
@@ -45,7 +45,8 @@ class Program:
 
     def __init__(self, kinds: Kinds, kernels: Kernels, modules: Modules, envs: Ints, setup: Setup) -> None:
         self._kinds, self._setup, self._optimizer = kinds, setup, setup.config.optimizer
-        self._run = Run(kernels, training=True, drawing=self._draw)
+        self._rows = RowDraws()
+        self._run = Run(kernels, training=True, drawing=self._rows.of)
         at = torch.arange(len(envs), device=kinds.device)
         self.host = Part(kinds.host, at, host_descent(self._optimizer), gated=False)
         self._like = self.host.rows.values
@@ -85,7 +86,8 @@ class Program:
             factors: (row,): what learning rates are multiplied with.
             draws: random numbers of modules that draw some.
         """
-        self._modules, self._envs, self._draws = modules, envs, draws
+        self._modules, self._envs = modules, envs
+        self._rows.load(draws, envs)
         rows, lr = self._sent(envs), self._sent(factors).to(self._like.dtype)
         for part in (self.host, *self.parts):
             part.load(rows, lr)
@@ -98,9 +100,6 @@ class Program:
 
     def _sent(self, values: Any) -> Tensor:
         return torch.as_tensor(values).to(self._kinds.device)
-
-    def _draw(self, row: int) -> Any:
-        return self._draws.of(int(self._envs[row]))
 
     def step(self, x: Tensor, y: Tensor, ratios: Ratios | None = None) -> None:
         """Train on one batch of each environment.

@@ -131,8 +131,8 @@ class Measuring:
 
     def _drawing(self) -> Run:
         """How the rows are run that there are now."""
-        envs = self._envs[[row.at for row in self.rows]]
-        return replace(self._run, drawing=lambda row: self._run.drawing(int(envs[row])))
+        envs, of_env = self._envs[[row.at for row in self.rows]], self._run.drawing
+        return replace(self._run, drawing=lambda row: of_env(int(envs[row])))
 
     def _part(self, slot: int) -> tuple[Tensor | None, Junction | None]:
         """Double rows whose variants part in this slot, and put its modules into those that have it on."""
