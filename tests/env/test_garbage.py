@@ -1,4 +1,4 @@
-"""An environment that nobody holds is gone at once, with its tensors; nothing waits for Python's collector."""
+"""An environment that nobody holds is gone with its tensors at once; nothing waits for a collector."""
 
 import gc
 
