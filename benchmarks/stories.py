@@ -1,8 +1,8 @@
-"""Claim to be measured: language hosts that are grown reach the loss of static ones of their size and cost.
+"""Claim: at equal FLOPs growing beats a static language host of the final size, not the small one.
 
 On real stories and, beside the best possible loss, on procedural ones: EsperTinyStories' own settings but
-where said, episodes paired by seed, one thread each, 95% intervals over seeds. No published figure stands
-yet; those of short runs are in `docs/data.md`.
+where said, episodes paired by seed, one thread each, 95% intervals over seeds. Figures and conditions:
+`results/stories_*.md`.
 
 `python benchmarks/stories.py static`: validation loss of gpt_small against tokens seen, on real stories.
 `... grown`: gpt_small with attention and MLPs grown after its blocks, against a static host of the same final

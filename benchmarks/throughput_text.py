@@ -1,9 +1,10 @@
-"""Claim to be measured: 16 language hosts train 1.5 times as fast as plain ones in turn, 5 times on a GPU.
+"""Claim: 16 language hosts train 1.4 to 2.3 times as fast as single plain ones in turn, on two CPU cores.
 
-That is the target, in tokens a second of training; no published figure stands yet. An environment step here
-is short: 2 batches on a CPU, 8 on a GPU, where recorded steps are replayed from the second epoch on, and
-validation on the windows of one batch. So its "env steps/s" compare peers and are not those of
-EsperTinyStories, which trains 8 batches of 32 and validates on up to 512 windows.
+In tokens a second of training; targets 1.5, and 5 on a GPU, where nothing was measured yet. Figures:
+`results/throughput_text_*.md`. An environment step here is short: 2 batches on a CPU, 8 on a GPU, where
+recorded steps are replayed from the second epoch on, and validation on the windows of one batch. So its "env
+steps/s" compare peers and are not those of EsperTinyStories, which trains 8 batches of 32 and validates on up
+to 512 windows.
 
 `python benchmarks/throughput_text.py --out runs/throughput_text` on a CPU, with `--device cuda` on a GPU.
 Both train the same hosts on the same windows (TinyStories, of which `ESPER_DATA_DIR` or a download has the
