@@ -4,7 +4,7 @@
 the null engine, gives it to both, and times whole updates in turn, with one thread: the same passes, as many
 transitions in a minibatch, and layer sizes. RecurrentPPO's actor and critic each have an LSTM, as is its
 default; it goes step by step through sequences in which an episode begins, as all do here, ours takes each in
-one call.
+one call. `--compile` holds our update with `torch.compile`d encoder against the same without.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from sb3_contrib import RecurrentPPO
 
 from esper_agents.environment import EnvironmentConfig, World, make_world
 from esper_agents.ppo.build import make_learner
+from esper_agents.ppo.learner import Learner
 from esper_agents.ppo.rollout import Rollout
 from esper_agents.ppo_config import OwnPpoConfig
 from esper_agents.sb3.adapter import EsperSb3VecEnv
@@ -62,6 +63,13 @@ def theirs(world: World, hidden: int, memory: int, played: Rollout) -> Recurrent
     return model
 
 
+def compiled(world: World, hidden: int, memory: int) -> Learner:
+    """Our agent, its encoder compiled. The LSTM is a library's, and each head has rows of its own number."""
+    learner = make_learner(world.envs, config(hidden, memory), seed=0)
+    learner.policy.encoder.compile(dynamic=False)
+    return learner
+
+
 def timed(updates: Sequence[Callable[[], object]]) -> list[list[float]]:
     """Seconds of each of them, in turn."""
     found: list[list[float]] = [[] for _ in updates]
@@ -79,18 +87,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--envs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--compile", action="store_true", help="ours against ours compiled")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     environment = EnvironmentConfig(data="procedural", episode_length=args.steps)
     world = make_world(environment, args.envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     print(f"{describe('cpu')}; {torch.get_num_threads()} threads (of {os.cpu_count()})\n")
-    print("| layers, LSTM | esper_ppo, ms | RecurrentPPO, ms | ratio | least | most |\n" + "| --- " * 6 + "|")
+    other_name = "encoder compiled" if args.compile else "RecurrentPPO"
+    print(
+        f"| layers, LSTM | esper_ppo, ms | {other_name}, ms | ratio | least | most |\n" + "| --- " * 6 + "|"
+    )
     with closing(world.envs):
         for name, (mine, other) in SIZES.items():
             learner = make_learner(world.envs, config(*mine), seed=0)
             played, fresh = learner.play()
-            model = theirs(world, *other, played)
-            seconds = timed([partial(learner.learn, played, fresh), model.train])
+            rival = (
+                partial(compiled(world, *mine).learn, played, fresh)
+                if args.compile
+                else theirs(world, *other, played).train
+            )
+            seconds = timed([partial(learner.learn, played, fresh), rival])
             ratios = [b / a for a, b in zip(*seconds, strict=True)]
             medians = " | ".join(f"{1000 * median(each):.0f}" for each in seconds)
             print(f"| {name} | {medians} | {median(ratios):.1f} | {min(ratios):.1f} | {max(ratios):.1f} |")
