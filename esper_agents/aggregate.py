@@ -2,7 +2,7 @@
 
 Scores are arrays (task, run, episode). Runs are training seeds, the same ones in every task, because one
 trained agent plays all of them; an agent that does not learn has a single run. Episodes are host seeds, each
-task's own and the same for every run. Tasks stand for themselves: they are strata, from which nothing is drawn.
+task's own and the same for every run. Tasks stand for themselves: they are strata, none is left out.
 
 Reference: R. Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (2021).
 There every task has runs of its own and each is drawn apart; here the luck of a training seed shows in all
