@@ -44,6 +44,10 @@ def with_interval(values: Floats, statistic: Callable[[Floats], Floats] = _mean)
     return plain([float(statistic(values.reshape(1, -1))[0]), *interval(values, statistic)])
 
 
+def _share(values: Floats) -> list[float | None]:
+    return [None if value is None else min(1.0, max(0.0, value)) for value in with_interval(values)]
+
+
 def plain(values: Sequence[float]) -> list[float | None]:
     """For JSON: None for what is not finite."""
     return [float(value) if np.isfinite(value) else None for value in values]
@@ -99,7 +103,7 @@ def _figures(pairs: Pairs, score: Floats) -> Figures:
         "iqm": with_interval(score, iqm),
         "mean": with_interval(score),
         "gain": with_interval(pairs.over_cells(lambda pair: 100 * pair.gain)),
-        "harm": with_interval(harm),
+        "harm": _share(harm),
         "worst_decile": 100 * worst_decile(pairs.each(lambda pair: pair.gain)),
         "invalid_share": float(pairs.each(lambda pair: pair.episode.invalid).sum() / steps.sum()),
         **{name: float(pairs.each(of).mean()) for name, of in counted.items()},

@@ -37,7 +37,12 @@ def _scores(groups: Sequence[Figures], path: Path) -> None:
     names = sorted({name for group in groups for name in group["entries"]}, key=lambda n: _order(groups, n))
     color = colors(sorted(names))
     figure, panels = _figure(
-        1, len(groups), (3 + 2.1 * len(groups), 1.6 + 0.34 * len(names)), sharey=True, squeeze=False
+        1,
+        len(groups),
+        (3 + 2.1 * len(groups), 1.6 + 0.34 * len(names)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     for axes, group in zip(panels[0], groups, strict=True):
         for height, name in enumerate(names):
@@ -109,13 +114,15 @@ def headroom(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             error = 196 * gap["error"]
             axes.errorbar(100 * gap["mean"], height, xerr=error, fmt="o", markersize=4, linewidth=1, **style)
         axes.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
-        axes.set(xlabel="points of test accuracy", title=title)
+        axes.set(xlabel="points of test quality", title=title)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(instances)), instances, fontsize=8)
     panels[0].invert_yaxis()
     labels = [f"{params:g}x parameters, {compute:g}x FLOPs" for params, compute in budgets]
     marks = [mpl.lines.Line2D([], [], marker="o", linestyle="", color=color[budget]) for budget in budgets]
-    figure.legend(marks, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    marks.append(mpl.lines.Line2D([], [], marker="o", linestyle="", color="0.3", markerfacecolor="white"))
+    labels.append("hollow: refused")
+    figure.legend(marks, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     _save(figure, path)
 
 

@@ -5,29 +5,21 @@ thoughtless edits; who also writes the digest anew is found by `verify`, which p
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from board.canonical import content_hash
+from board.canonical import sealed
 from board.cells import Cell
-
-VERSION = 1
-"""Of the form of both files."""
-EPISODES = "episodes.json"
-"""Name of a job's result in its folder."""
+from board.entrants import AgentSpec
+from board.jobs import EPISODES
+from board.play import RECORD_VERSION
 
 
 class RefusedError(ValueError):
     """Something that the leaderboard does not take; the message says what, and where it stands."""
-
-
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the digest of everything else as `sha256`."""
-    rest = {key: value for key, value in values.items() if key != "sha256"}
-    return rest | {"sha256": content_hash(rest)}
 
 
 class _Model(BaseModel):
@@ -45,30 +37,16 @@ class Hardware(_Model):
     kernels: str
 
     def same_bits(self, other: "Hardware") -> bool:
-        """Whether the same bits can be asked for: CPU model, threads, torch and kernels are the same."""
-        names = ("cpu", "threads", "torch", "kernels")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+        """Whether the same bits can be asked for: CPU model, GPU, threads, torch and kernels are the same."""
+        mine, theirs = (each.model_dump() for each in (self, other))
+        return all(
+            mine.get(name) == theirs.get(name) for name in ("cpu", "gpu", "threads", "torch", "kernels")
+        )
 
     def __str__(self) -> str:
         """For people."""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         return f"{self.cpu}, {threads}, torch {self.torch}, {self.kernels} kernels"
-
-
-class Checkpoint(_Model):
-    """The trained weights that played."""
-
-    path: str
-    """Relative to the folder that holds the results of all jobs."""
-    sha256: str
-
-
-class AgentSpec(_Model):
-    """Who played."""
-
-    algo: str
-    config: dict[str, Any] | None
-    checkpoint: Checkpoint | None
 
 
 class Episode(_Model):
@@ -197,9 +175,9 @@ def read(path: Path, model: type[Form]) -> Form:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError) as error:
         raise RefusedError(f"{path} can't be read: {error}") from None
-    if not isinstance(values, dict) or values.get("version") != VERSION:
+    if not isinstance(values, dict) or values.get("version") != RECORD_VERSION:
         found = values.get("version") if isinstance(values, dict) else None
-        raise RefusedError(f"{path} is of the form {found!r}, only {VERSION} is known")
+        raise RefusedError(f"{path} is of the form {found!r}, only {RECORD_VERSION} is known")
     try:
         checked = model.model_validate(values)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from board import figures, plots, records, tables
+from board.instances import find
 from board.records import Record, RefusedError, Row, Table
 from board.score import STATIC, Grid, entries
 from board.seeds import commitment, evaluation_seeds
@@ -54,7 +55,7 @@ def made(folders: Sequence[Path], references: Path, secret: str | None) -> figur
     good, left_out = sorted_out(records.found(folders), table, secret)
     played = entries(good)
     return {
-        "version": records.VERSION,
+        "version": 1,
         "environment_version": table.environment_version,
         "references": table.sha256,
         "commitment": table.commitment,
@@ -110,6 +111,6 @@ def refuse_foreign(record: Record, table: Table, row: Row | None, secret: str | 
         )
     if secret is not None:
         played = [episode.seed for episode in record.episodes]
-        wanted = evaluation_seeds(secret, record.instance, len(played))
+        wanted = evaluation_seeds(secret, find(record.instance), len(played))
         if sorted(played) != sorted(wanted):
             raise RefusedError(f"{record}: host seeds {played}, by the secret they are {list(wanted)}")

@@ -26,12 +26,12 @@ Environment {version}; references `{references}`. Host seeds: committed to as `{
 {revealed}. Of {pairs} pairs of instance and budgets {refused} were refused, having too little to win or
 too uncertain a figure; they count nowhere.
 
-Score: 0 is the static host, 1 the oracle, not clipped; interquartile mean (IQM) over instances, training seeds
-and host seeds, with 95% interval. Harm: share of episodes that end more than {harm:g} point of test quality
-below the static host from the same seed. Worst tenth: points above the static host, mean over the worst tenth
-of the episodes. Parameters and FLOPs: multiples of the static host's. Target: half way from the static host's
-validation quality to the oracle's; epochs and FLOPs to it are medians, in which those that never reach it are
-infinite.
+Score: 0 is the static host, 1 the oracle, not clipped; interquartile mean (IQM) over instances, training
+seeds and host seeds, with 95% interval. Harm: share of episodes that end more than {harm:g} point of test
+quality below the static host from the same seed. Worst tenth: points above the static host, mean over the
+worst tenth of the episodes. Parameters and FLOPs: multiples of the static host's. Target: half way from the
+static host's validation quality to the oracle's; epochs and FLOPs to it are medians, in which those that
+never reach it are infinite.
 """
 
 

@@ -5,7 +5,8 @@ from copy import deepcopy
 from itertools import product
 
 import numpy as np
-from board.records import sealed
+from board.canonical import sealed
+from board.instances import find
 from board.seeds import commitment, evaluation_seeds
 
 SECRET = "a secret"
@@ -36,12 +37,12 @@ def episode(seed, quality, **changes):
 
 def record(entry, instance, cell, quality, run=None, seeds=4, algo=None, **changes):
     """One job; `quality` is a function of (instance, cell, run, seed) or a gain above the static host."""
-    played = evaluation_seeds(SECRET, instance, seeds)
+    played = evaluation_seeds(SECRET, find(instance), seeds)
     reach = quality if callable(quality) else lambda i, c, r, s: STATIC + luck(i, s) + quality
     values = {
         "version": 1, "environment_version": VERSION, "entry": entry,
         "agent": {"algo": algo or entry, "config": None, "checkpoint": None}, "training_seed": run,
-        "instance": instance, "instance_hash": "hash of " + instance, "cell": cell,
+        "instance": instance, "instance_hash": find(instance).hash, "cell": cell,
         "commitment": commitment(SECRET), "hardware": HARDWARE, "seconds": 8.0,
         "episodes": [episode(seed, reach(instance, cell, run, seed)) for seed in played],
     }  # fmt: skip
@@ -74,7 +75,7 @@ def references(path, instances, refused=(), cells=CELLS):
     }
     rows = [
         {
-            "instance": instance, "instance_hash": "hash of " + instance, "cell": cell,
+            "instance": instance, "instance_hash": find(instance).hash, "cell": cell,
             "admitted": (instance, cell["params"], cell["compute"]) not in refused,
             "differences": gaps,
             "references": {

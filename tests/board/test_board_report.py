@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 from board import headroom, records, report
-from board.records import RefusedError, Table, sealed
+from board.canonical import sealed
+from board.records import RefusedError, Table
 from made_up_results import CELLS, SECRET, STATIC, luck, play, record, references, write
 
 INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
