@@ -1,0 +1,145 @@
+"""Many jobs, by many processes, on many machines: each is played once, whoever comes first.
+
+A job's folder is named by the hash of what is played. Whoever works on it holds a lock on its file `lock`,
+which the system takes back when the process ends, however it ends; where a file system knows no locks between
+machines, two may play the same job, and both write the same. Results are written beside their place and
+renamed, so what is there is whole, and a run that was stopped goes on where it was.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from board.play import Job, Play, play
+from esper_agents import checkpoint
+
+EPISODES, DESCRIPTION, ERROR, LOCK = "episodes.json", "job.json", "error.txt", "lock"
+"""Names in a job's folder."""
+Outcome = Literal["played", "failed", "elsewhere"]
+"""`elsewhere`: another process is at it."""
+
+
+@dataclass
+class Summary:
+    """What came of a run."""
+
+    already: int = 0
+    """Jobs that had been played before."""
+    played: list[Job] = field(default_factory=list)
+    failed: list[Job] = field(default_factory=list)
+    elsewhere: list[Job] = field(default_factory=list)
+
+
+OnJob = Callable[[Job, Outcome], None]
+
+
+def shard(jobs: Sequence[Job], part: str | None) -> list[Job]:
+    """The jobs of one machine among many: `1/3` for the first third, by their hashes.
+
+    Raises:
+        ValueError: another form, or a part that is not there.
+    """
+    if part is None:
+        return list(jobs)
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"shard {part!r}: i/n is required, with i from 1 to n, such as '1/3'")
+    return [job for job in jobs if int(job.hash, 16) % int(count) == int(number) - 1]
+
+
+def done(job: Job, out: Path) -> bool:
+    """Whether its result is there."""
+    return (out / job.name / EPISODES).is_file()
+
+
+def perform(job: Job, out: Path, how: Play = play) -> Outcome:
+    """Play one job, if nobody else is at it, and write what came of it: the record, or the error."""
+    folder = out / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _claimed(folder / LOCK) as mine:
+        if not mine:
+            return "elsewhere"
+        if done(job, out):
+            return "played"
+        checkpoint.write_json(folder / DESCRIPTION, job.model_dump(mode="json"))
+        try:
+            record = how(job, out)
+        except Exception:
+            checkpoint.write_atomic(folder / ERROR, traceback.format_exc().encode())
+            return "failed"
+        checkpoint.write_atomic(folder / EPISODES, (json.dumps(record) + "\n").encode())
+        (folder / ERROR).unlink(missing_ok=True)
+        return "played"
+
+
+@contextmanager
+def _claimed(lock: Path) -> Iterator[bool]:
+    """Whether this process holds the lock; it says who does, for people."""
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield True
+
+
+def run(jobs: Sequence[Job], out: Path, workers: int, on_job: OnJob, how: Play = play) -> Summary:
+    """Play what has not been played, `workers` processes of one thread each.
+
+    Args:
+        jobs: What to play.
+        out: Folder of the results.
+        workers: Processes; 1 for this one alone.
+        on_job: Called for every job that is over.
+        how: Plays one; has to be importable where there are several processes.
+    """
+    summary = Summary()
+    todo = [job for job in jobs if not done(job, out)]
+    summary.already = len(jobs) - len(todo)
+
+    def over(job: Job, outcome: Outcome) -> None:
+        getattr(summary, outcome).append(job)
+        on_job(job, outcome)
+
+    if workers == 1:
+        for job in todo:
+            over(job, perform(job, out, how))
+        return summary
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        running = {pool.submit(perform, job, out, how): job for job in todo}
+        try:
+            for future in as_completed(running):
+                over(running[future], _outcome(future, running[future], out))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return summary
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _outcome(future: "Future[Outcome]", job: Job, out: Path) -> Outcome:
+    """What a process reported, or that it died."""
+    try:
+        return future.result()
+    except Exception as error:
+        words = f"the process that played it ended: {type(error).__name__}: {error}\n"
+        checkpoint.write_atomic(out / job.name / ERROR, words.encode())
+        return "failed"
