@@ -76,6 +76,8 @@ class Episode(_Model):
     stages: list[list[int]]
     chain: str
     """Last link of the chain of hashes over action, masks, stages, reward and observation of every step."""
+    rules: str
+    """The same without rewards and observations, in which the last bits of a machine show."""
     state: str
     """SHA-256 of the whole state after the last step."""
 

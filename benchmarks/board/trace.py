@@ -3,7 +3,8 @@
 A chain of hashes binds every step to the one before, and its first link to the instance, the cell and the
 seed: `chain` = SHA-256(chain before | actions | masks | stages | reward | observation). At the end of an
 episode, before the next begins, `state` hashes all that the environment holds, so that two episodes with the
-same chain and state are the same to the last bit.
+same chain and state are the same to the last bit. `rules` is a chain without reward and observation, whose
+last bits depend on the machine.
 """
 
 import hashlib
@@ -53,6 +54,7 @@ class Recorder:
         engine, facts = envs.config.engine, envs.facts
         self._static_flops = float(facts.host_flops) * int(engine.epoch_size) * envs.config.horizon
         self._chains = [first_link(instance, cell, seed) for seed in seeds]
+        self._rules = list(self._chains)
         self._steps: list[Record] = [_empty() for _ in seeds]
         self._ended: set[int] = set()
 
@@ -62,6 +64,7 @@ class Recorder:
         stages = self._stages(step.obs)
         for env in set(range(len(self._seeds))) - self._ended:
             self._chains[env] = next_link(self._chains[env], step, stages, env)
+            self._rules[env] = next_link(self._rules[env], step, stages, env, bits=False)
             record = self._steps[env]
             record["actions"].append(step.actions[env].tolist())
             record["stages"].append(stages[env].tolist())
@@ -95,7 +98,7 @@ class Recorder:
             "pruned": episode.pruned,
             "fossilized": episode.fossilized,
         }
-        return figures | self._steps[env] | {"chain": self._chains[env]}
+        return figures | self._steps[env] | {"chain": self._chains[env], "rules": self._rules[env]}
 
     def _quality(self, step: Step, split: str) -> NDArray[np.float64]:
         """(env,): accuracy, or for text 1 - loss / loss of guessing; NaN where not measured."""
@@ -123,17 +126,26 @@ def first_link(instance: Instance, cell: Cell, seed: int) -> str:
     return hashlib.sha256(canonical(begin)).hexdigest()
 
 
-def next_link(chain: str, step: Step, stages: NDArray[np.int64], env: int) -> str:
-    """The chain after one step of an environment, in hex."""
+def next_link(chain: str, step: Step, stages: NDArray[np.int64], env: int, bits: bool = True) -> str:
+    """A chain after one step of an environment, in hex.
+
+    Args:
+        chain: Before it.
+        step: Of all environments.
+        stages: (env, slot), after it.
+        env: Which environment.
+        bits: Whether reward and observation are in it, whose last bits depend on the machine.
+    """
     link = hashlib.sha256(bytes.fromhex(chain))
-    for part in (
+    parts: list[NDArray[Any]] = [
         step.actions[env].astype("<i8"),
         np.asarray(step.info["op_slot_mask"][env], dtype="i1"),
         np.asarray(step.info["blueprint_slot_mask"][env], dtype="i1"),
         stages[env].astype("<i8"),
-        np.asarray(step.rewards[env], dtype="<f8"),
-        np.asarray(step.obs[env], dtype="<f4"),
-    ):
+    ]
+    if bits:
+        parts += [np.asarray(step.rewards[env], dtype="<f8"), np.asarray(step.obs[env], dtype="<f4")]
+    for part in parts:
         link.update(np.ascontiguousarray(part).tobytes())
     return link.hexdigest()
 

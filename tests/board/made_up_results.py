@@ -30,7 +30,7 @@ def episode(seed, quality, **changes):
         "param_ratio": 1.25, "params": 1375, "flops_ratio": 1.0, "flops": 1e9,
         "rollbacks": 0, "invalid": 1, "pruned": 0, "fossilized": 1,
         "actions": [[0] * 8] * HORIZON, "stages": [[0] * 3] * HORIZON,
-        "chain": "0" * 64, "state": "1" * 64,
+        "chain": "0" * 64, "rules": "2" * 64, "state": "1" * 64,
     }  # fmt: skip
     return values | changes
 
