@@ -3,7 +3,8 @@
 A chain of hashes binds every step to the one before, and its first link to the instance, the cell and the
 seed: `chain` = SHA-256(chain before | actions | masks | stages | reward | observation). At the end of an
 episode, before the next begins, `state` hashes all that the environment holds, so that two episodes with the
-same chain and state are the same to the last bit.
+same chain and state are the same to the last bit. `rules` is a chain without the last two, which holds no
+measured number: masks and stages can be compared with it on any machine.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from esper_agents.evaluate import evaluate
 from esper_env import EsperVectorEnv, Stage
 
 Record = dict[str, Any]
-FINGERPRINT = ("chain", "state")
+FINGERPRINT = ("chain", "rules", "state")
 """Fields of an episode that must be equal, to the last bit, on the same machine."""
 
 
@@ -53,6 +54,7 @@ class Recorder:
         engine, facts = envs.config.engine, envs.facts
         self._static_flops = float(facts.host_flops) * int(engine.epoch_size) * envs.config.horizon
         self._chains = [first_link(instance, cell, seed) for seed in seeds]
+        self._rules = list(self._chains)
         self._steps: list[Record] = [_empty() for _ in seeds]
         self._ended: set[int] = set()
 
@@ -61,7 +63,9 @@ class Recorder:
         flops, quality = self._envs.ledger()["train_flops"], self._quality(step, "val")
         stages = self._stages(step.obs)
         for env in set(range(len(self._seeds))) - self._ended:
-            self._chains[env] = next_link(self._chains[env], step, stages, env)
+            ruled, measured = _bits(step, stages, env)
+            self._chains[env] = next_link(self._chains[env], ruled + measured)
+            self._rules[env] = next_link(self._rules[env], ruled)
             record = self._steps[env]
             record["actions"].append(step.actions[env].tolist())
             record["stages"].append(stages[env].tolist())
@@ -95,7 +99,7 @@ class Recorder:
             "pruned": episode.pruned,
             "fossilized": episode.fossilized,
         }
-        return figures | self._steps[env] | {"chain": self._chains[env]}
+        return figures | self._steps[env] | {"chain": self._chains[env], "rules": self._rules[env]}
 
     def _quality(self, step: Step, split: str) -> NDArray[np.float64]:
         """(env,): accuracy, or for text 1 - loss / loss of guessing; NaN where not measured."""
@@ -123,19 +127,21 @@ def first_link(instance: Instance, cell: Cell, seed: int) -> str:
     return hashlib.sha256(canonical(begin)).hexdigest()
 
 
-def next_link(chain: str, step: Step, stages: NDArray[np.int64], env: int) -> str:
-    """The chain after one step of an environment, in hex."""
-    link = hashlib.sha256(bytes.fromhex(chain))
-    for part in (
+def next_link(chain: str, step: bytes) -> str:
+    """The chain after one more step, in hex."""
+    return hashlib.sha256(bytes.fromhex(chain) + step).hexdigest()
+
+
+def _bits(step: Step, stages: NDArray[np.int64], env: int) -> tuple[bytes, bytes]:
+    """A step of one environment: actions, masks and stages; reward and observation."""
+    ruled = (
         step.actions[env].astype("<i8"),
         np.asarray(step.info["op_slot_mask"][env], dtype="i1"),
         np.asarray(step.info["blueprint_slot_mask"][env], dtype="i1"),
         stages[env].astype("<i8"),
-        np.asarray(step.rewards[env], dtype="<f8"),
-        np.asarray(step.obs[env], dtype="<f4"),
-    ):
-        link.update(np.ascontiguousarray(part).tobytes())
-    return link.hexdigest()
+    )
+    measured = np.asarray(step.rewards[env], dtype="<f8"), np.asarray(step.obs[env], dtype="<f4")
+    return b"".join(part.tobytes() for part in ruled), b"".join(part.tobytes() for part in measured)
 
 
 def state_digest(state: Mapping[str, Any]) -> str:
