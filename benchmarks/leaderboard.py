@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from board import listing, run
+from board import listing, references, run
 
-COMMANDS = (run, listing)
+COMMANDS = (run, references, listing)
 """Modules whose `add_parser(subparsers)` sets `main`, a function of the parsed arguments to a status."""
 
 

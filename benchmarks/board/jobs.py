@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -49,7 +50,7 @@ class Work(Protocol):
         """Most environment steps that it takes, for estimates."""
 
     def work(self, results: Path) -> dict[str, Any]:
-        """Do it: plain values. Results of all jobs stand in the folder."""
+        """Do it: plain values, to which `seconds` are added. Results of all jobs stand in the folder."""
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:
         """Itself in plain values."""
@@ -108,11 +109,13 @@ def perform(job: Work, out: Path) -> Outcome:
         if done(job, out):
             return "played"
         checkpoint.write_json(folder / DESCRIPTION, job.model_dump(mode="json"))
+        began = time.perf_counter()
         try:
             record = job.work(out)
         except Exception:
             checkpoint.write_atomic(folder / ERROR, traceback.format_exc().encode())
             return "failed"
+        record.setdefault("seconds", time.perf_counter() - began)
         checkpoint.write_atomic(folder / job.result, (json.dumps(record) + "\n").encode())
         (folder / ERROR).unlink(missing_ok=True)
         return "played"

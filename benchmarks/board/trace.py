@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from board.canonical import canonical
 from board.cells import Cell
 from board.instances import Instance
+from board.quality import quality
 from esper_agents.agent import Info
 from esper_agents.environment import EnvironmentConfig, make_world
 from esper_agents.episodes import Episode, Step
@@ -33,10 +34,24 @@ FINGERPRINT = ("chain", "rules", "state")
 """Fields of an episode that must be equal, to the last bit, on the same machine."""
 
 
-def world(instance: Instance, cell: Cell, num_envs: int, device: str = "cpu") -> EsperVectorEnv:
-    """The environments of an instance under the budgets of a cell; every episode is played in these."""
+def world(
+    instance: Instance,
+    cell: Cell | None,
+    num_envs: int,
+    device: str = "cpu",
+    changes: Mapping[str, Any] | None = None,
+) -> EsperVectorEnv:
+    """The environments of an instance under the budgets of a cell; every episode is played in these.
+
+    Args:
+        instance: Which.
+        cell: Budgets; None for none.
+        num_envs: How many.
+        device: Where networks grow.
+        changes: Overrides besides, for what is not an episode of the board.
+    """
     config = EnvironmentConfig(**instance.environment(cell, device))
-    return make_world(config, num_envs, AutoresetMode.NEXT_STEP).envs
+    return make_world(config, num_envs, AutoresetMode.NEXT_STEP, changes=changes).envs
 
 
 class Recorder:
@@ -102,9 +117,9 @@ class Recorder:
         return figures | self._steps[env] | {"chain": self._chains[env], "rules": self._rules[env]}
 
     def _quality(self, step: Step, split: str) -> NDArray[np.float64]:
-        """(env,): accuracy, or for text 1 - loss / loss of guessing; NaN where not measured."""
+        """(env,): see `quality`."""
         accuracy, loss = step.measured(f"{split}_accuracy"), step.measured(f"{split}_loss")
-        return np.where(np.isnan(accuracy), 1 - loss / self._envs.facts.chance_loss, accuracy)
+        return quality(accuracy, loss, self._envs.facts)
 
     def _stages(self, obs: NDArray[np.float32]) -> NDArray[np.int64]:
         """(env, slot): as the observation shows them; an empty slot shows none."""

@@ -156,10 +156,6 @@ def test_jobs_are_told_apart_by_everything_that_is_played():
     assert Job.model_validate_json(base.model_dump_json()).hash == base.hash == job().hash
 
 
-def quick(count=6):
-    return [job("wait", (seed,)) for seed in range(count)]
-
-
 class Failing(Job):
     """A job that fails on an odd seed."""
 
@@ -260,7 +256,7 @@ def test_a_checkpoint_is_kept_and_another_one_in_its_place_is_refused(tmp_path):
         "eval_episodes": 1,
         "logdir": str(tmp_path / "runs"), "overrides": {"engine.name": "null"}, "compare": [],
     }  # fmt: skip
-    folder = train(build(values), stream=(tmp_path / "log").open("w")).folder
+    folder = train(build(values), stream=StringIO()).folder
     out = tmp_path / "out"
     who = entrant(str(folder), out, {})
     assert (who.entry, who.training_seed) == ("esper_ppo", 7)
