@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from board.entrants import ORACLE
 from board.instances import environment_version, find
 from board.records import Record, RefusedError, Table
 from board.report import refuse_foreign
@@ -49,8 +50,9 @@ def _agent(record: Record, results: Path) -> Iterator[str]:
     """Whether who is said to have played is there."""
     spec = record.agent
     if spec.checkpoint is None:
-        if spec.algo not in BASELINES:
-            yield f"no checkpoint of {spec.algo!r}: only {sorted(BASELINES)} need none"
+        known = {*BASELINES, ORACLE}
+        if spec.algo not in known:
+            yield f"no checkpoint of {spec.algo!r}: only {sorted(known)} need none"
         return
     path = results / spec.checkpoint.path
     if not path.resolve().is_relative_to(results.resolve()):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from board.cells import Cell
+from board.oracle import player
 from board.plans import fitted, plan_for
 from esper_agents import checkpoint
 from esper_agents.agent import Agent
@@ -18,6 +19,8 @@ from esper_agents.config import validated
 from esper_agents.environment import World
 from esper_env import EsperVectorEnv
 
+ORACLE = "search"
+"""Of agents that lead a `life` which was found by a search."""
 KEPT = "agents"
 """Folder, among the results, of copies of the checkpoints that played."""
 
@@ -104,6 +107,8 @@ def make_agent(spec: AgentSpec, envs: EsperVectorEnv, cell: Cell, results: Path)
             that was trained on other spaces.
     """
     config = spec.config or {}
+    if spec.checkpoint is None and spec.algo == ORACLE:
+        return player(_settings(config, "life"), envs)
     if spec.checkpoint is None:
         plan = fitted(plan_for(config, cell), envs.facts) if spec.algo == "schedule" else None
         rules = validated(HeuristicConfig, _settings(config, "heuristic"))

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -17,34 +18,59 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 
-from board.play import Job, Play, play
 from esper_agents import checkpoint
 
-EPISODES, DESCRIPTION, ERROR, LOCK = "episodes.json", "job.json", "error.txt", "lock"
-"""Names in a job's folder."""
+DESCRIPTION, ERROR, LOCK = "job.json", "error.txt", "lock"
+"""Names in a job's folder, beside its result."""
 Outcome = Literal["played", "failed", "elsewhere"]
 """`elsewhere`: another process is at it."""
 
 
+class Work(Protocol):
+    """What can be a job: a frozen model of plain values."""
+
+    @property
+    def hash(self) -> str:
+        """Of everything that decides the result, in hex."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+
+    @property
+    def result(self) -> str:
+        """Name of the file with the result."""
+
+    @property
+    def steps(self) -> int:
+        """Most environment steps that it takes, for estimates."""
+
+    def work(self, results: Path) -> dict[str, Any]:
+        """Do it: plain values, to which `seconds` are added. Results of all jobs stand in the folder."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Itself in plain values."""
+
+
+W = TypeVar("W", bound=Work)
+
+
 @dataclass
-class Summary:
+class Summary(Generic[W]):
     """What came of a run."""
 
     already: int = 0
     """Jobs that had been played before."""
-    played: list[Job] = field(default_factory=list)
-    failed: list[Job] = field(default_factory=list)
-    elsewhere: list[Job] = field(default_factory=list)
+    played: list[W] = field(default_factory=list)
+    failed: list[W] = field(default_factory=list)
+    elsewhere: list[W] = field(default_factory=list)
 
 
-OnJob = Callable[[Job, Outcome], None]
-
-
-def shard(jobs: Sequence[Job], part: str | None) -> list[Job]:
+def shard(jobs: Sequence[W], part: str | None) -> list[W]:
     """The jobs of one machine among many: `1/3` for the first third, by their hashes.
 
     Raises:
@@ -58,12 +84,22 @@ def shard(jobs: Sequence[Job], part: str | None) -> list[Job]:
     return [job for job in jobs if int(job.hash, 16) % int(count) == int(number) - 1]
 
 
-def done(job: Job, out: Path) -> bool:
+def done(job: Work, out: Path) -> bool:
     """Whether its result is there."""
-    return (out / job.name / EPISODES).is_file()
+    return (out / job.name / job.result).is_file()
 
 
-def perform(job: Job, out: Path, how: Play = play) -> Outcome:
+def read(job: Work, out: Path) -> dict[str, Any]:
+    """Its result.
+
+    Raises:
+        FileNotFoundError: it was not played.
+    """
+    values: dict[str, Any] = json.loads((out / job.name / job.result).read_text())
+    return values
+
+
+def perform(job: Work, out: Path) -> Outcome:
     """Play one job, if nobody else is at it, and write what came of it: the record, or the error."""
     folder = out / job.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,12 +109,14 @@ def perform(job: Job, out: Path, how: Play = play) -> Outcome:
         if done(job, out):
             return "played"
         checkpoint.write_json(folder / DESCRIPTION, job.model_dump(mode="json"))
+        began = time.perf_counter()
         try:
-            record = how(job, out)
+            record = job.work(out)
         except Exception:
             checkpoint.write_atomic(folder / ERROR, traceback.format_exc().encode())
             return "failed"
-        checkpoint.write_atomic(folder / EPISODES, (json.dumps(record) + "\n").encode())
+        record.setdefault("seconds", time.perf_counter() - began)
+        checkpoint.write_atomic(folder / job.result, (json.dumps(record) + "\n").encode())
         (folder / ERROR).unlink(missing_ok=True)
         return "played"
 
@@ -98,7 +136,7 @@ def _claimed(lock: Path) -> Iterator[bool]:
         yield True
 
 
-def run(jobs: Sequence[Job], out: Path, workers: int, on_job: OnJob, how: Play = play) -> Summary:
+def run(jobs: Sequence[W], out: Path, workers: int, on_job: Callable[[W, Outcome], None]) -> Summary[W]:
     """Play what has not been played, `workers` processes of one thread each.
 
     Args:
@@ -106,22 +144,21 @@ def run(jobs: Sequence[Job], out: Path, workers: int, on_job: OnJob, how: Play =
         out: Folder of the results.
         workers: Processes; 1 for this one alone.
         on_job: Called for every job that is over.
-        how: Plays one; has to be importable where there are several processes.
     """
-    summary = Summary()
+    summary: Summary[W] = Summary()
     todo = [job for job in jobs if not done(job, out)]
     summary.already = len(jobs) - len(todo)
 
-    def over(job: Job, outcome: Outcome) -> None:
+    def over(job: W, outcome: Outcome) -> None:
         getattr(summary, outcome).append(job)
         on_job(job, outcome)
 
     if workers == 1:
         for job in todo:
-            over(job, perform(job, out, how))
+            over(job, perform(job, out))
         return summary
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        running = {pool.submit(perform, job, out, how): job for job in todo}
+        running = {pool.submit(perform, job, out): job for job in todo}
         try:
             for future in as_completed(running):
                 over(running[future], _outcome(future, running[future], out))
@@ -135,7 +172,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _outcome(future: "Future[Outcome]", job: Job, out: Path) -> Outcome:
+def _outcome(future: "Future[Outcome]", job: Work, out: Path) -> Outcome:
     """What a process reported, or that it died."""
     try:
         return future.result()

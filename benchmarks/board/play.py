@@ -1,7 +1,6 @@
 """One job: an entrant on an instance under the budgets of a cell, and the record of its episodes."""
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from board.trace import Recorder, world
 from esper_agents.evaluate import evaluate
 
 RECORD_VERSION = 1
-"""Form of `episodes.json`."""
-Play = Callable[["Job", Path], dict[str, Any]]
+"""Form of the record."""
+EPISODES = "episodes.json"
+"""Name of its file."""
 
 
 class Job(BaseModel):
@@ -49,9 +49,18 @@ class Job(BaseModel):
         return self.hash[:16]
 
     @property
+    def result(self) -> str:
+        """Name of the file with the record."""
+        return EPISODES
+
+    @property
     def steps(self) -> int:
         """Most environment steps that it takes, for estimates."""
         return len(self.seeds) * self.instance.horizon
+
+    def work(self, results: Path) -> dict[str, Any]:
+        """See `play`."""
+        return play(self, results)
 
     def __str__(self) -> str:
         """For people."""

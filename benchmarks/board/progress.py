@@ -7,8 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from board.jobs import Outcome
-from board.play import Job
+from board.jobs import Outcome, Work
 
 WORDS = {"played": "played", "failed": "FAILED", "elsewhere": "another process is at it"}
 
@@ -44,7 +43,7 @@ class JobProgress:
         """Leave the bar as it is."""
         self._bar.stop()
 
-    def job(self, job: Job, outcome: Outcome) -> None:
+    def job(self, job: Work, outcome: Outcome) -> None:
         """Take in a job that is over."""
         self._done, self._over = self._done + 1, self._over + job.steps
         left = self.left()

@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from board.canonical import sealed
 from board.cells import Cell
 from board.entrants import AgentSpec
-from board.jobs import EPISODES
-from board.play import RECORD_VERSION
+from board.play import EPISODES, RECORD_VERSION
 
 
 class RefusedError(ValueError):
@@ -121,8 +120,8 @@ class Reference(_Model):
 
     seeds: list[int]
     quality: list[float]
-    val_quality: list[float]
-    """After the last epoch, before the harvest."""
+    val_quality: list[float | None]
+    """After the last epoch, before the harvest; None where it was not a number."""
     param_ratio: list[float]
     flops_ratio: list[float]
 

@@ -194,8 +194,11 @@ def headroom(row: Row) -> float:
 
 def target(row: Row) -> float:
     """Validation quality that is to be reached."""
-    static, oracle = (float(np.mean(row.references[name].val_quality)) for name in ("static", "oracle"))
-    return static + 0.5 * (oracle - static)
+    static, oracle = (
+        np.mean([quality for quality in row.references[name].val_quality if quality is not None])
+        for name in ("static", "oracle")
+    )
+    return float(static + 0.5 * (oracle - static))
 
 
 def reached(quality: Sequence[float | None], wanted: float, spent: Sequence[float]) -> float:

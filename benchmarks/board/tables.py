@@ -75,19 +75,18 @@ def _group(group: Figures) -> Iterator[str]:
 
 def _questions(rows: dict[str, Figures]) -> Iterator[str]:
     """Whether learning pays: for every entry with training seeds."""
-    for name, row in rows.items():
-        against = row["against"].get("schedule")
-        if row["runs"] < 2 or against is None:
-            continue
-        gap, low, _ = against["gap"]
+    learned = {name: row for name, row in rows.items() if row["runs"] > 1 and "schedule" in row["against"]}
+    for name, row in learned.items():
+        gap, low, _ = row["against"]["schedule"]["gap"]
         harm = row["harm"][0]
         good = gap >= MARGIN and low is not None and low > 0 and harm <= MOST_HARM
         yield (
-            f"- {name} less schedule: {interval(against['gap'], '{:+.3f}')}; harm {100 * harm:.1f}%. "
-            f"At least {MARGIN:+g} with an interval above 0 and harm of at most {100 * MOST_HARM:g}%: "
-            f"**{'yes' if good else 'no'}**"
+            f"- {name} less schedule: {interval(row['against']['schedule']['gap'], '{:+.3f}')}; "
+            f"harm {100 * harm:.1f}%. At least {MARGIN:+g} with an interval above 0 and harm of at most "
+            f"{100 * MOST_HARM:g}%: **{'yes' if good else 'no'}**"
         )
-    yield ""
+    if learned:
+        yield ""
 
 
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:

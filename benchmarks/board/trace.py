@@ -3,8 +3,8 @@
 A chain of hashes binds every step to the one before, and its first link to the instance, the cell and the
 seed: `chain` = SHA-256(chain before | actions | masks | stages | reward | observation). At the end of an
 episode, before the next begins, `state` hashes all that the environment holds, so that two episodes with the
-same chain and state are the same to the last bit. `rules` is a chain without reward and observation, whose
-last bits depend on the machine.
+same chain and state are the same to the last bit. `rules` is a chain without the last two, which holds no
+measured number: masks and stages can be compared with it on any machine.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from board.canonical import canonical
 from board.cells import Cell
 from board.instances import Instance
+from board.quality import quality
 from esper_agents.agent import Info
 from esper_agents.environment import EnvironmentConfig, make_world
 from esper_agents.episodes import Episode, Step
@@ -29,14 +30,28 @@ from esper_agents.evaluate import evaluate
 from esper_env import EsperVectorEnv, Stage
 
 Record = dict[str, Any]
-FINGERPRINT = ("chain", "state")
+FINGERPRINT = ("chain", "rules", "state")
 """Fields of an episode that must be equal, to the last bit, on the same machine."""
 
 
-def world(instance: Instance, cell: Cell, num_envs: int, device: str = "cpu") -> EsperVectorEnv:
-    """The environments of an instance under the budgets of a cell; every episode is played in these."""
+def world(
+    instance: Instance,
+    cell: Cell | None,
+    num_envs: int,
+    device: str = "cpu",
+    changes: Mapping[str, Any] | None = None,
+) -> EsperVectorEnv:
+    """The environments of an instance under the budgets of a cell; every episode is played in these.
+
+    Args:
+        instance: Which.
+        cell: Budgets; None for none.
+        num_envs: How many.
+        device: Where networks grow.
+        changes: Overrides besides, for what is not an episode of the board.
+    """
     config = EnvironmentConfig(**instance.environment(cell, device))
-    return make_world(config, num_envs, AutoresetMode.NEXT_STEP).envs
+    return make_world(config, num_envs, AutoresetMode.NEXT_STEP, changes=changes).envs
 
 
 class Recorder:
@@ -63,8 +78,9 @@ class Recorder:
         flops, quality = self._envs.ledger()["train_flops"], self._quality(step, "val")
         stages = self._stages(step.obs)
         for env in set(range(len(self._seeds))) - self._ended:
-            self._chains[env] = next_link(self._chains[env], step, stages, env)
-            self._rules[env] = next_link(self._rules[env], step, stages, env, bits=False)
+            ruled, measured = _bits(step, stages, env)
+            self._chains[env] = next_link(self._chains[env], ruled + measured)
+            self._rules[env] = next_link(self._rules[env], ruled)
             record = self._steps[env]
             record["actions"].append(step.actions[env].tolist())
             record["stages"].append(stages[env].tolist())
@@ -101,9 +117,9 @@ class Recorder:
         return figures | self._steps[env] | {"chain": self._chains[env], "rules": self._rules[env]}
 
     def _quality(self, step: Step, split: str) -> NDArray[np.float64]:
-        """(env,): accuracy, or for text 1 - loss / loss of guessing; NaN where not measured."""
+        """(env,): see `quality`."""
         accuracy, loss = step.measured(f"{split}_accuracy"), step.measured(f"{split}_loss")
-        return np.where(np.isnan(accuracy), 1 - loss / self._envs.facts.chance_loss, accuracy)
+        return quality(accuracy, loss, self._envs.facts)
 
     def _stages(self, obs: NDArray[np.float32]) -> NDArray[np.int64]:
         """(env, slot): as the observation shows them; an empty slot shows none."""
@@ -126,28 +142,21 @@ def first_link(instance: Instance, cell: Cell, seed: int) -> str:
     return hashlib.sha256(canonical(begin)).hexdigest()
 
 
-def next_link(chain: str, step: Step, stages: NDArray[np.int64], env: int, bits: bool = True) -> str:
-    """A chain after one step of an environment, in hex.
+def next_link(chain: str, step: bytes) -> str:
+    """The chain after one more step, in hex."""
+    return hashlib.sha256(bytes.fromhex(chain) + step).hexdigest()
 
-    Args:
-        chain: Before it.
-        step: Of all environments.
-        stages: (env, slot), after it.
-        env: Which environment.
-        bits: Whether reward and observation are in it, whose last bits depend on the machine.
-    """
-    link = hashlib.sha256(bytes.fromhex(chain))
-    parts: list[NDArray[Any]] = [
+
+def _bits(step: Step, stages: NDArray[np.int64], env: int) -> tuple[bytes, bytes]:
+    """A step of one environment: actions, masks and stages; reward and observation."""
+    ruled = (
         step.actions[env].astype("<i8"),
         np.asarray(step.info["op_slot_mask"][env], dtype="i1"),
         np.asarray(step.info["blueprint_slot_mask"][env], dtype="i1"),
         stages[env].astype("<i8"),
-    ]
-    if bits:
-        parts += [np.asarray(step.rewards[env], dtype="<f8"), np.asarray(step.obs[env], dtype="<f4")]
-    for part in parts:
-        link.update(np.ascontiguousarray(part).tobytes())
-    return link.hexdigest()
+    )
+    measured = np.asarray(step.rewards[env], dtype="<f8"), np.asarray(step.obs[env], dtype="<f4")
+    return b"".join(part.tobytes() for part in ruled), b"".join(part.tobytes() for part in measured)
 
 
 def state_digest(state: Mapping[str, Any]) -> str:
