@@ -23,7 +23,7 @@ QUARTILES = (0, 25, 50, 75, 100)
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The command `headroom`."""
     parser = subparsers.add_parser("headroom", help=__doc__, description=__doc__)
-    parser.add_argument("--references", type=Path, default=TABLE, help="table of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/leaderboard/headroom.md"), help="Markdown file"
     )
@@ -33,7 +33,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main(args: argparse.Namespace) -> int:
     """Write Markdown and a picture."""
-    table = records.read(args.references, Table)
+    table = records.table(args.references)
     rows = figures.room(table)
     picture = args.picture or args.out.with_suffix(".png")
     plots.headroom(rows, picture)

@@ -5,13 +5,13 @@ thoughtless edits; who also writes the digest anew is found by `verify`, which p
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from board.canonical import sealed
+from board.canonical import content_hash, sealed
 from board.cells import Cell
 from board.entrants import AgentSpec
 from board.play import EPISODES, RECORD_VERSION
@@ -187,6 +187,28 @@ def read(path: Path, model: type[Form]) -> Form:
     if sealed(values)["sha256"] != checked.sha256:
         raise RefusedError(f"{path} was changed after it was written: its digest is that of something else")
     return checked
+
+
+def table(paths: Sequence[Path]) -> Table:
+    """The references of one file, or of several as one table, such as a file a tier.
+
+    Raises:
+        RefusedError: a file that can't be trusted, or files that do not belong together.
+    """
+    first, *others = (read(path, Table) for path in paths)
+    for other, path in zip(others, paths[1:], strict=True):
+        for name in ("environment_version", "commitment"):
+            if getattr(other, name) != getattr(first, name):
+                raise RefusedError(f"{path} has another {name} than {paths[0]}: they do not belong together")
+    rows = [row for each in (first, *others) for row in each.rows]
+    keys = [(row.instance, row.cell.id) for row in rows]
+    if len(set(keys)) < len(keys):
+        raise RefusedError(f"{[str(path) for path in paths]} have rows of the same instance and budgets")
+    if not others:
+        return first
+    seal = content_hash([each.sha256 for each in (first, *others)])
+    seconds = sum(each.seconds for each in (first, *others))
+    return first.model_copy(update={"rows": rows, "seconds": seconds, "sha256": seal})
 
 
 def found(folders: Iterable[Path]) -> list[Path]:

@@ -20,7 +20,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """The command `report`."""
     parser = subparsers.add_parser("report", help=__doc__, description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", help="folders that `run` wrote, or others sent in")
-    parser.add_argument("--references", type=Path, default=TABLE, help="table of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/leaderboard/report"), help="folder of the report"
     )
@@ -43,15 +43,15 @@ def main(args: argparse.Namespace) -> int:
     return int(bool(report["left_out"]))
 
 
-def made(folders: Sequence[Path], references: Path, secret: str | None) -> figures.Figures:
+def made(folders: Sequence[Path], references: Sequence[Path], secret: str | None) -> figures.Figures:
     """The plain values of a report.
 
     Raises:
         RefusedError: no results, a table that can't be trusted, or a secret that is not the table's.
     """
-    table = records.read(references, Table)
+    table = records.table(references)
     if secret is not None and commitment(secret) != table.commitment:
-        raise RefusedError(f"the secret {secret!r} is not what {references} committed to, {table.commitment}")
+        raise RefusedError(f"the secret {secret!r} is not what was committed to, {table.commitment}")
     good, left_out = sorted_out(records.found(folders), table, secret)
     played = entries(good)
     return {

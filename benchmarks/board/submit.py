@@ -31,14 +31,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("results", type=Path, help="folder that `run` wrote")
     parser.add_argument("--entry", required=True, help="which entry")
     parser.add_argument("--out", type=Path, help="file (default: ENTRY.zip)")
-    parser.add_argument("--references", type=Path, default=TABLE, help="table of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.add_argument("--partial", action="store_true", help="pack it though it has not played everything")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Check what can be checked without playing, and pack; 1 if anything is wrong."""
-    table = records.read(args.references, Table)
+    table = records.table(args.references)
     paths = {path: records.read(path, Record) for path in records.found([args.results])}
     own = {path: record for path, record in paths.items() if record.entry == args.entry}
     if not own:

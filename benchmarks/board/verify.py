@@ -28,7 +28,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("verify", help=__doc__.partition("\n")[0], description=__doc__)
     parser.add_argument("results", type=Path, help="folder that `run` wrote, or file that `submit` packed")
     parser.add_argument("--entry", help="only this one (default: all that are there)")
-    parser.add_argument("--references", type=Path, default=TABLE, help="table of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.add_argument("--share", type=float, default=0.1, help="of the jobs to play again (default: 0.1)")
     parser.add_argument("--draw", type=int, help="decides which; not given: at random, and printed")
     parser.add_argument("--secret", help="what the host seeds follow from, where it is revealed")
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--share {args.share}: above 0 and at most 1 is required")
     draw = secrets.randbelow(2**32) if args.draw is None else args.draw
     print(f"--draw {draw} plays the same jobs again")
-    table, wrong = records.read(args.references, Table), 0
+    table, wrong = records.table(args.references), 0
     with opened(args.results) as folder:
         good, problems = read(folder, args.entry)
         if not args.partial:

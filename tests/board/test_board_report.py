@@ -86,13 +86,13 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
 
 def test_a_report_repeats(folder):
     _, values = made(folder)
-    assert report.made([folder / "r"], folder / "references.json", None) == values
+    assert report.made([folder / "r"], [folder / "references.json"], None) == values
 
 
 def test_a_secret_that_is_revealed_is_checked(folder):
     code, values = made(folder, "--secret", SECRET)
     assert (code, values["revealed"]) == (0, True)
-    with pytest.raises(RefusedError, match=r"'another' is not what .* committed to"):
+    with pytest.raises(RefusedError, match="'another' is not what was committed to"):
         made(folder, "--secret", "another")
 
 
@@ -179,3 +179,18 @@ def test_the_headroom_is_shown_before_anybody_plays(folder):
     assert "| oracle - static, all | 24 | 20.0 | 20.0 | 20.0 | 20.0 | 20.0 |" in text
     assert "| T1-data-01 | 1.5x1 | 40.0 | - | - | - | 50.0 | 60.0 | +20.0 +- 1.0, 20.0 sigma |" in text
     assert (folder / "headroom.png").stat().st_size > 5000
+
+
+def test_tables_of_several_tiers_are_one(tmp_path):
+    first = references(tmp_path / "1.json", INSTANCES[:1])
+    second = references(tmp_path / "2.json", ("T2-seeds-00",))
+    together = records.table([first, second])
+    assert [row.instance for row in together.rows] == ["T1-seeds-00"] * 4 + ["T2-seeds-00"] * 4
+    assert together.seconds == 7200
+    assert together.sha256 not in {records.table([path]).sha256 for path in (first, second)}
+    with pytest.raises(RefusedError, match="rows of the same instance and budgets"):
+        records.table([first, first])
+    values = json.loads(second.read_text()) | {"commitment": "x"}
+    second.write_text(json.dumps(sealed(values)))
+    with pytest.raises(RefusedError, match=r"2\.json has another commitment than"):
+        records.table([first, second])
