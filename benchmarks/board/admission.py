@@ -1,6 +1,6 @@
 """Which instances are worth playing: where a search finds much more than the host alone, and than a schedule.
 
-Differences are those of test quality, paired by host, on hosts that neither the search nor the tuning has seen.
+Differences are those of test quality, paired by host, on hosts that neither search nor tuning has seen.
 """
 
 from collections.abc import Mapping, Sequence

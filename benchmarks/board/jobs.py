@@ -13,7 +13,8 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -123,7 +124,7 @@ def perform(job: Work, out: Path) -> Outcome:
 
 @contextmanager
 def _claimed(lock: Path) -> Iterator[bool]:
-    """Whether this process holds the lock; it says who does, for people."""
+    """Whether this process holds the lock; while it does, the file says who, and after it died."""
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +134,10 @@ def _claimed(lock: Path) -> Iterator[bool]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
-        yield True
+        try:
+            yield True
+        finally:
+            file.truncate(0)
 
 
 def run(jobs: Sequence[W], out: Path, workers: int, on_job: Callable[[W, Outcome], None]) -> Summary[W]:
@@ -157,26 +161,38 @@ def run(jobs: Sequence[W], out: Path, workers: int, on_job: Callable[[W, Outcome
         for job in todo:
             over(job, perform(job, out))
         return summary
+    while todo:
+        todo = _in_processes(todo, out, workers, over)
+    return summary
+
+
+def _in_processes(todo: Sequence[W], out: Path, workers: int, over: Callable[[W, Outcome], None]) -> list[W]:
+    """Play jobs in processes; those that are left if one of these dies, which takes its pool with it."""
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
         running = {pool.submit(perform, job, out): job for job in todo}
+        left = list(todo)
         try:
             for future in as_completed(running):
-                over(running[future], _outcome(future, running[future], out))
+                over(running[future], future.result())
+                left.remove(running[future])
+        except BrokenProcessPool:
+            pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return summary
+    died = [job for job in left if _unfinished(job, out)]
+    for job in died if died else left:  # to try all again might go on for ever
+        (out / job.name).mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomic(out / job.name / ERROR, b"The process died: killed, or out of memory.\n")
+        over(job, "failed")
+    return [job for job in left if died and job not in died]
+
+
+def _unfinished(job: Work, out: Path) -> bool:
+    """Whether a process took it up and did not come to put it away."""
+    lock = out / job.name / LOCK
+    return not done(job, out) and lock.is_file() and lock.stat().st_size > 0
 
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _outcome(future: "Future[Outcome]", job: Work, out: Path) -> Outcome:
-    """What a process reported, or that it died."""
-    try:
-        return future.result()
-    except Exception as error:
-        words = f"the process that played it ended: {type(error).__name__}: {error}\n"
-        checkpoint.write_atomic(out / job.name / ERROR, words.encode())
-        return "failed"

@@ -46,7 +46,7 @@ def of_size(name: str, shape: tuple[int, ...], classes: int, params: int) -> str
         params: Wanted.
     """
     kind = build.host_kind(name)
-    recipes: dict[str, Any] = cnn.HOSTS if kind.family == "image" else gpt.HOSTS  # type: ignore[assignment]
+    recipes: dict[str, Any] = cnn.HOSTS if kind.family == "image" else gpt.HOSTS
     best = min(sizes(recipes[name]), key=lambda each: abs(_params(each, shape, classes) - params))
     words = best.widths if isinstance(best, cnn.Recipe) else (best.layers, best.width)
     larger = f"{name}_{'x'.join(map(str, words))}"

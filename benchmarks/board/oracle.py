@@ -1,7 +1,7 @@
 """The oracle: the best life that a search finds for an instance, on hosts that nobody is judged on."""
 
 from collections.abc import Mapping
-from importlib import import_module
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from board.plans import fitted
 from board.trace import world
 from esper_agents.agent import Agent
 from esper_agents.baselines.schedule import ScheduleConfig
+from esper_agents.config import validated
+from esper_agents.search import Life, LifeAgent, SearchConfig, search_plan
 from esper_env import EsperVectorEnv
 
 
@@ -56,18 +58,17 @@ class SearchJob(BaseModel):
 
     def work(self, results: Path) -> dict[str, Any]:
         """The life, in plain values, and what it was worth on the hosts of the search."""
-        search = import_module("esper_agents.search")
-        with_facts = world(self.instance, self.cell, 1, changes={"engine.name": "null"})
-        plan = search.search_plan(
+        with closing(world(self.instance, self.cell, 1, changes={"engine.name": "null"})) as rules:
+            schedule = fitted(self.schedule, rules.facts)
+        plan = search_plan(
             lambda num_envs: world(self.instance, self.cell, num_envs),
-            list(self.seeds),
-            search.SearchConfig(**self.settings),
-            lives=[search.Life.model_validate(life) for life in self.lives],
-            schedule=fitted(self.schedule, with_facts.facts),
+            self.seeds,
+            validated(SearchConfig, self.settings),
+            lives=[validated(Life, life) for life in self.lives],
+            schedule=schedule,
         )
-        with_facts.close()
-        found: dict[str, Any] = plan.as_dict()
-        return {"life": found["life"], "mean": plan.mean, "hosts": len(plan.results), "steps": plan.steps}
+        life = plan.life.model_dump(mode="json")
+        return {"life": life, "mean": plan.mean, "hosts": len(plan.results), "steps": plan.steps}
 
     def __str__(self) -> str:
         """For people."""
@@ -80,6 +81,4 @@ def player(life: Mapping[str, Any], envs: EsperVectorEnv) -> Agent:
     Raises:
         ValueError: a life that does not fit the host.
     """
-    search = import_module("esper_agents.search")
-    agent: Agent = search.LifeAgent(search.Life.model_validate(life), envs)
-    return agent
+    return LifeAgent(validated(Life, dict(life)), envs)

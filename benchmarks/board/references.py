@@ -1,8 +1,8 @@
-"""Measure what instances are worth: static hosts, schedules, rules, chance, and the best that a search finds.
+"""Measure what there is to win: static hosts, schedules, rules, chance, and the best that is found.
 
-Everything is a job, so that it can be stopped, started again and shared; schedules are tuned on the train part,
-lives are searched on hosts of their own, and all are then played on fresh ones. The table is written from what
-is complete; the time that the jobs took stands in it.
+Everything is a job, so that it can be stopped, started again and shared. Schedules are tuned on the train
+part, lives are searched on hosts of their own, and all are then played on fresh ones. The table says how long
+that took; it is written when nothing is missing any more.
 """
 
 import argparse
@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
-from board import jobs
 from board.admission import judged
 from board.canonical import sealed
 from board.cells import Cell
 from board.entrants import ORACLE, AgentSpec, Entrant
 from board.hardware import cpu_model
 from board.instances import Instance, environment_version, instances, refuse_absent
-from board.jobs import W
 from board.larger import LargerJob
 from board.oracle import SearchJob
 from board.play import Job
-from board.progress import JobProgress, duration
+from board.progress import duration
 from board.run import add_grid, add_place, grid
 from board.seeds import LOCAL_SECRET, commitment, public_seeds
+from board.studio import IncompleteError, Size, Studio
 from board.tuning import candidates, tune
 from esper_agents import checkpoint
 from esper_agents.baselines.schedule import ScheduleConfig
@@ -38,66 +36,6 @@ PUBLIC = commitment("public")
 """In place of a commitment, of jobs whose hosts everybody knows."""
 BASELINES = {"static": "wait", "heuristic": "heuristic", "random": "random"}
 """Reference -> agent."""
-
-
-class IncompleteError(RuntimeError):
-    """Jobs that others wait for have failed, or are being played elsewhere."""
-
-
-class Size(BaseModel):
-    """How much is played."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seeds: int = 24
-    """Fresh hosts that every reference plays."""
-    plans: int = 27
-    """Schedules to choose from."""
-    search_steps: int = 8_000
-    """Environment steps of each search."""
-    search_seeds: int = 12
-    """Hosts of a search."""
-
-
-class Studio:
-    """Plays jobs, and holds how long they took.
-
-    Args:
-        out: Folder of the results.
-        workers: Processes.
-        part: Of many machines, as `i/n`; None for all.
-    """
-
-    def __init__(self, out: Path, workers: int, part: str | None) -> None:
-        self.out, self.workers, self.part = out, workers, part
-        self.seconds = 0.0
-        self.kernels = "unknown"
-
-    def play(self, todo: Sequence[W], what: str) -> list[dict[str, Any]]:
-        """The results of jobs, of which those that are missing are played.
-
-        Raises:
-            IncompleteError: not all of them could be played here and now.
-        """
-        mine = [job for job in jobs.shard(todo, self.part) if not jobs.done(job, self.out)]
-        if mine:
-            print(f"{what}: {len(mine)} jobs to play", flush=True)
-            with JobProgress(len(mine), sum(job.steps for job in mine)) as progress:
-                summary = jobs.run(mine, self.out, self.workers, progress.job)
-            for job in summary.failed:
-                print(f"FAILED: {job}\n  {self.out / job.name / jobs.ERROR}")
-        missing = [job for job in todo if not jobs.done(job, self.out)]
-        if missing:
-            raise IncompleteError(
-                f"{what}: {len(missing)} of {len(todo)} jobs are not played, the first is {missing[0]}; "
-                f"start again when those of other machines are over, or what failed is mended"
-            )
-        return [self._read(job) for job in todo]
-
-    def _read(self, job: W) -> dict[str, Any]:
-        values = jobs.read(job, self.out)
-        self.seconds += float(values["seconds"])
-        return values
 
 
 Key = tuple[str, str]
@@ -275,7 +213,6 @@ def main(args: argparse.Namespace) -> int:
     head |= {"commitment": args.commitment, "hardware": hardware, "seconds": studio.seconds}
     checkpoint.write_json(args.table, sealed(head | {"size": size.model_dump()} | found))
     admitted = sum(row["admitted"] for row in found["rows"])
-    print(
-        f"{admitted} of {len(found['rows'])} rows are admitted, {duration(studio.seconds)} of work: {args.table}"
-    )
+    work = duration(studio.seconds)
+    print(f"{admitted} of {len(found['rows'])} rows are admitted, {work} of work: {args.table}")
     return 0

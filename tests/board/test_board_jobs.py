@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import leaderboard
 import numpy as np
 import pytest
+import torch
 from board import jobs, run
 from board.canonical import canonical, content_hash, sealed
 from board.cells import Cell
@@ -19,23 +21,15 @@ from board.play import Job, play
 from board.progress import JobProgress, duration
 from board.trace import FINGERPRINT, replay, state_digest, world
 from rich.console import Console
+from tiny import tiny
 
 from esper_agents.baselines import ScheduleConfig
 from esper_agents.config import build
 from esper_agents.train import train
 from esper_env import EsperVectorEnv, Op, Stage
 
-TINY = {
-    "horizon": 14, "engine.epoch_size": 16, "engine.batch_size": 8, "engine.counterfactual_size": 8,
-    "task.train_size": 64, "task.val_size": 40, "task.test_size": 40,
-}  # fmt: skip
 CELL = Cell(params=3, compute=2)
 PLAN = {"blueprints": ["conv_small", "norm"], "slots": [2, 0]}
-
-
-def tiny(name="T1-data-00"):
-    whole = find(name)
-    return whole.model_copy(update={"overrides": whole.overrides | TINY})
 
 
 def job(algo="schedule", seeds=(3, 4, 5), instance=None, **changes):
@@ -179,7 +173,28 @@ def test_a_failed_job_stops_nothing_and_is_tried_again(tmp_path, monkeypatch):
     again = jobs.run(failing(), tmp_path, 1, lambda job, outcome: None)
     assert (again.already, len(again.played), again.failed) == (2, 2, [])
     assert not (tmp_path / failing()[1].name / jobs.ERROR).exists()
-    assert jobs.read(failing()[1], tmp_path) == {"seed": 1}
+    assert jobs.read(failing()[1], tmp_path)["seed"] == 1
+
+
+class Dying(Job):
+    """A job that takes its process with it on seed 1, and is quick on others."""
+
+    def work(self, results):
+        if self.seeds[0] == 1:
+            os._exit(1)
+        return {"seed": self.seeds[0], "process": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def test_a_process_that_dies_takes_its_own_job_with_it_and_no_other(tmp_path):
+    todo = [Dying(**dict(job("wait", (seed,)))) for seed in range(4)]
+    summary = jobs.run(todo, tmp_path, 2, lambda job, outcome: None)
+    assert [each.seeds for each in summary.failed if each.seeds == (1,)] == [(1,)]
+    again = jobs.run([each for each in todo if each.seeds != (1,)], tmp_path, 1, lambda job, outcome: None)
+    results = [jobs.read(each, tmp_path) for each in todo if each.seeds != (1,)]
+    assert again.failed == []
+    assert {result["threads"] for result in results} == {1}
+    assert len(summary.failed) <= 2  # of two processes
+    assert "process died" in (tmp_path / todo[1].name / jobs.ERROR).read_text()
 
 
 def test_what_another_process_is_at_is_left_to_it(tmp_path):
