@@ -199,6 +199,9 @@ def test_a_table_from_nothing_and_again_from_what_is_there(tmp_path, capsys, sma
     assert leaderboard.main(["references", *where, *size]) == 0
     assert "jobs to play" not in capsys.readouterr().out
     assert json.loads((tmp_path / "t.json").read_text()) == table
+    shown = ["--references", str(tmp_path / "t.json"), "--out", str(tmp_path / "h.md")]
+    assert leaderboard.main(["headroom", *shown]) == 0
+    assert "of 1 pairs of instance and budgets are admitted" in (tmp_path / "h.md").read_text()
 
 
 def test_a_table_with_gaps_is_not_written(tmp_path, capsys, small, monkeypatch):
