@@ -11,7 +11,7 @@ pigeonhole bootstrap", 2007).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -47,7 +47,7 @@ class Draws:
         return runs[:, None, :, None] * episodes[:, :, None, :]
 
 
-def draw(shape: tuple[int, int, int], seed: int = 0, resamples: int = RESAMPLES) -> Draws:
+def draw(shape: Sequence[int], seed: int = 0, resamples: int = RESAMPLES) -> Draws:
     """Runs for all tasks together, episodes within each task; episodes do not depend on the number of runs.
 
     Args:
@@ -153,7 +153,7 @@ def profile_interval(
     return ends
 
 
-def _around(middle: ArrayLike, drawn: Floats, stretch: float) -> Floats:
+def _around(middle: Floats | float, drawn: Floats, stretch: float) -> Floats:
     """(2, ...): ends of the interval, from resamples along the first axis."""
     ends: Floats = middle + stretch * (np.quantile(drawn, [0.025, 0.975], axis=0) - middle)
     return ends
