@@ -1,0 +1,31 @@
+"""What a network is worth, as a share: accuracy, or for text 1 - loss / loss of guessing."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from esper_agents.episodes import Episode
+from esper_env import HostFacts
+
+
+def quality(accuracy: ArrayLike, loss: ArrayLike, facts: HostFacts) -> NDArray[np.float64]:
+    """Shares in [0, 1] (below 0 for text that is told worse than by guessing); NaN where not measured.
+
+    Args:
+        accuracy: Shares; NaN where the host reads text.
+        loss: Nats.
+        facts: Of the host, for the loss of guessing.
+    """
+    shares = np.asarray(accuracy, dtype=np.float64)
+    told = 1 - np.asarray(loss, dtype=np.float64) / facts.chance_loss
+    return np.where(np.isnan(shares), told, shares)
+
+
+def qualities(episodes: Sequence[Episode], facts: HostFacts, split: str = "test") -> list[float]:
+    """Of every episode: on the test split after the harvest, or with `val` on validation before it."""
+    measured = (
+        [episode.measured[f"{split}_{name}"] for episode in episodes] for name in ("accuracy", "loss")
+    )
+    accuracy, loss = (np.array(values, dtype=np.float64) for values in measured)
+    return [float(value) for value in quality(accuracy, loss, facts)]

@@ -1,0 +1,153 @@
+"""The search as one call: environments and seeds in, the best life out."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from esper_agents.agent import Agent
+from esper_agents.baselines import baseline
+from esper_agents.baselines.heuristic import HeuristicConfig
+from esper_agents.baselines.schedule import ScheduleConfig
+from esper_agents.baselines.side_by_side import SideBySide
+from esper_agents.episodes import Step
+from esper_agents.evaluate import evaluate, fitting
+from esper_agents.search.evolution import Evolution
+from esper_agents.search.life import Life, read_life
+from esper_agents.search.play import Objective, Players, harvested_quality, total_reward
+from esper_agents.search.vary import Variation
+from esper_agents.search_config import SearchConfig
+from esper_env import EsperVectorEnv
+
+Say = Callable[[str], None]
+WorldOf = Callable[[int], EsperVectorEnv]
+"""Number of environments -> new ones, with autoreset NEXT_STEP."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search came to."""
+
+    life: Life
+    results: dict[int, float]
+    """Seed of a host -> points there. The life was chosen by them: on other hosts it will be worth less."""
+    steps: int
+    """Environment steps that were spent."""
+    history: list[dict[str, Any]] = field(repr=False)
+    """After each generation: steps so far, the best life, and its mean."""
+
+    @property
+    def mean(self) -> float:
+        """Over `results`."""
+        return float(np.mean(list(self.results.values())))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        life = self.life.model_dump(mode="json")
+        return {"life": life, "results": self.results, "steps": self.steps, "history": self.history}
+
+
+def search_plan(
+    world_of: WorldOf,
+    seeds: Sequence[int],
+    config: SearchConfig,
+    objective: Objective | None = None,
+    *,
+    num_envs: int = 24,
+    lives: Sequence[Life] = (),
+    schedule: ScheduleConfig | None = None,
+    heuristic: HeuristicConfig | None = None,
+    say: Say = lambda line: None,
+) -> Plan:
+    """Search a life that does well on hosts of these seeds.
+
+    Args:
+        world_of: Makes environments; those that it makes here are closed.
+        seeds: Of the hosts to search on; keep others to judge what was found.
+        config: Settings.
+        objective: What an episode was worth; None for what `config.objective` names.
+        num_envs: Most episodes side by side; changes no result.
+        lives: To begin with, beside those of `config.starts`.
+        schedule: The plan of the agent `schedule`; None for the default one.
+        heuristic: The thresholds of the agent `heuristic`; None for the default ones.
+        say: Takes a line after each generation.
+
+    Raises:
+        ValueError: seeds, lives or settings that do not fit.
+    """
+    with closing(world_of(fitting(num_envs, config.generation))) as envs:
+        for life in lives:
+            life.check(envs.facts)
+        wanted = objective or named_objective(config, envs)
+        begin = [*lives, *start_lives(config, envs, seeds[:1], schedule, heuristic)]
+        variation = Variation(envs.facts, envs.config.horizon)
+        spent = len(config.starts) * envs.config.horizon
+        return _evolve(Evolution(config, variation, seeds, begin), Players(envs), wanted, spent, say)
+
+
+def named_objective(config: SearchConfig, envs: EsperVectorEnv) -> Objective:
+    """The objective of a configuration."""
+    return total_reward if config.objective == "return" else harvested_quality(envs.facts)
+
+
+def start_lives(
+    config: SearchConfig,
+    envs: EsperVectorEnv,
+    seeds: Sequence[int],
+    schedule: ScheduleConfig | None = None,
+    heuristic: HeuristicConfig | None = None,
+) -> list[Life]:
+    """The lives that the agents `config.starts` lead on one host, in environments with autoreset NEXT_STEP.
+
+    Raises:
+        ValueError: no seeds, a plan that does not fit, or another autoreset mode.
+    """
+    players = [baseline(name, envs, schedule, heuristic=heuristic) for name in config.starts]
+    waves = range(0, len(players), envs.num_envs)
+    return [life for start in waves for life in _led(players, start, envs, seeds)]
+
+
+def _led(players: Sequence[Agent], start: int, envs: EsperVectorEnv, seeds: Sequence[int]) -> list[Life]:
+    wave = list(players[start : start + envs.num_envs])
+    side_by_side = SideBySide([*wave, *[wave[0]] * (envs.num_envs - len(wave))])
+    steps: list[Step] = []
+    evaluate(side_by_side, envs, list(seeds[:1]) * envs.num_envs, steps.append)
+    over = np.cumsum([step.ended for step in steps], axis=0) - [step.ended for step in steps] > 0
+    actions = np.stack([step.actions for step in steps])
+    valid = np.stack([step.info["action_valid"] for step in steps]) & ~over
+    tempos = envs.config.lifecycle.tempo_epochs
+    return [read_life(actions[:, env], valid[:, env], envs.facts, tempos) for env in range(len(wave))]
+
+
+def _evolve(evolution: Evolution, players: Players, objective: Objective, spent: int, say: Say) -> Plan:
+    config, history = evolution.config, list[dict[str, Any]]()
+    horizon = players.envs.config.horizon
+    searched = (1 - config.confirm) * config.steps
+    while True:
+        used = players.steps + spent
+        left = min(config.generation, (config.steps - used) // horizon)
+        count, new = left if evolution.generations else config.generation, used < searched
+        jobs = evolution.ask(count, new) or evolution.ask(count, new=False) if count > 0 else []
+        if not jobs:
+            break
+        evolution.tell(jobs, [objective(episode) for episode in players.play(jobs)])
+        history.append(_noted(evolution, players.steps + spent))
+        say(_line(history))
+    best = evolution.best()
+    return Plan(best, evolution.results(best), players.steps + spent, history)
+
+
+def _noted(evolution: Evolution, steps: int) -> dict[str, Any]:
+    best = evolution.best()
+    played = list(evolution.results(best).values())
+    life = best.model_dump(mode="json", exclude_defaults=True)
+    reached = {"mean": float(np.mean(played)), "hosts": len(played)}
+    return {"steps": steps, "life": life, "words": str(best)} | reached
+
+
+def _line(history: Sequence[dict[str, Any]]) -> str:
+    last = history[-1]
+    about = f"best so far {last['mean']:.2f} on {last['hosts']} hosts: {last['words']}"
+    return f"generation {len(history)}, {last['steps']} steps, {about}"

@@ -1,0 +1,281 @@
+"""Verification of real results: what is honest passes, to the last bit; every kind of fraud is named."""
+
+import copy
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import leaderboard
+import pytest
+from board import jobs, rerun, verify
+from board.canonical import content_hash, sealed
+from board.cells import Cell
+from board.entrants import entrant
+from board.instances import environment_version, find
+from board.play import Job
+from board.seeds import commitment, evaluation_seeds
+from made_up_results import SECRET, references
+
+from esper_agents.config import build
+from esper_agents.train import train
+
+INSTANCE, CELL = "T1-seeds-00", Cell(params=3, compute=2)
+SMALL = {
+    "algo": "esper_ppo", "env": "EsperMicro-v0", "episode_length": 6, "num_envs": 2, "rounds": 1,
+    "ppo_epochs": 1, "memory_size": 4, "hidden_size": 4, "eval_episodes": 1, "compare": [],
+    "overrides": {"engine.name": "null"},
+}  # fmt: skip
+MEMORY = {}
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """Results of the heuristic and of a (hardly) trained agent, the table, and another checkpoint."""
+    folder = tmp_path_factory.mktemp("honest")
+    for seed in (1, 2):
+        train(build({**SMALL, "logdir": str(folder / f"run{seed}"), "seed": seed}), None, io.StringIO())
+    instance, results = find(INSTANCE), folder / "results"
+    for name in ("heuristic", str(folder / "run1")):
+        job = Job(
+            entrant=entrant(name, results, {}), instance=instance, cell=CELL,
+            seeds=tuple(evaluation_seeds(SECRET, instance, 2)), commitment=commitment(SECRET),
+        )  # fmt: skip
+        assert jobs.perform(job, results) == "played", (results / job.name / jobs.ERROR).read_text()
+    references(folder / "table.json", (INSTANCE,), cells=(CELL.model_dump(),))
+    table = json.loads((folder / "table.json").read_text()) | {"environment_version": environment_version()}
+    (folder / "table.json").write_text(json.dumps(sealed(table)))
+    return folder
+
+
+@pytest.fixture
+def folder(honest, tmp_path, monkeypatch):
+    """A copy to tamper with; what was played again once is remembered."""
+    shutil.copytree(honest, tmp_path / "copy")
+
+    def remembered(record, results, device="cpu"):
+        spec = record.agent.checkpoint
+        played = [[e.seed, e.actions] for e in record.episodes], record.agent.algo, spec and spec.sha256
+        key = content_hash(played)
+        if key not in MEMORY:
+            MEMORY[key] = rerun.rerun(record, results, device)
+        return MEMORY[key]
+
+    monkeypatch.setattr(verify, "rerun", remembered)
+    return tmp_path / "copy"
+
+
+def paths(folder, entry):
+    """Of an entry's only result."""
+    found = {p: json.loads(p.read_text()) for p in (folder / "results").rglob("episodes.json")}
+    return next((path, values) for path, values in found.items() if values["entry"] == entry)
+
+
+def tamper(folder, entry, edit, seal=True):
+    path, values = paths(folder, entry)
+    edit(values)
+    path.write_text(json.dumps(sealed(values) if seal else values))
+
+
+def call(folder, capsys, *words, command="verify", results=None):
+    words = [command, results or folder / "results", "--references", folder / "table.json", *words]
+    code = leaderboard.main([*map(str, words)])
+    return code, capsys.readouterr().out
+
+
+def refused(folder, capsys, *words):
+    code, out = call(folder, capsys, *words)
+    assert code == 1
+    assert "REFUSED" in out
+    return "\n".join(line for line in out.splitlines() if line.startswith("WRONG"))
+
+
+def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
+    code, out = call(folder, capsys, "--secret", SECRET, "--share", 0.1)
+    assert code == 0, out
+    assert out.count("ok: ") == 2
+    assert out.count(", 2 episodes, to the last bit") == 2
+    assert "2 results, 0 things wrong: verified" in out
+    code, out = call(folder, capsys, "--entry", "heuristic", "--draw", 3)
+    assert (code, out.count("ok: ")) == (0, 1)
+    assert "--draw 3 plays the same jobs again" in out
+
+
+def test_an_edited_result_is_found(folder, capsys):
+    tamper(folder, "heuristic", lambda v: v["episodes"][0].update(quality=0.9), seal=False)
+    assert "was changed after it was written: its digest is that of something else" in refused(folder, capsys)
+
+
+@pytest.mark.parametrize("entry", ["heuristic", "esper_ppo"])
+def test_an_edited_result_with_a_new_digest_is_found(folder, capsys, entry):
+    tamper(folder, entry, lambda v: v["episodes"][1].update(quality=0.9))
+    wrong = refused(folder, capsys, "--share", 1)
+    seed = evaluation_seeds(SECRET, find(INSTANCE), 2)[1]
+    assert f"host seed {seed}: the trace leads elsewhere (quality); quality 0.9 was reported, played" in wrong
+    assert wrong.count("WRONG") == 1
+
+
+def test_a_swapped_checkpoint_is_found(folder, capsys):
+    _, values = paths(folder, "esper_ppo")
+    kept = folder / "results" / values["agent"]["checkpoint"]["path"]
+    kept.write_bytes(next((folder / "run2").rglob("checkpoint.zip")).read_bytes())
+    assert f"checkpoint agents/{kept.name} was swapped: its SHA-256 is" in refused(folder, capsys)
+    kept.unlink()
+    assert f"checkpoint agents/{kept.name} is missing" in refused(folder, capsys)
+
+
+def test_a_swapped_checkpoint_with_a_new_digest_is_found(folder, capsys):
+    other = entrant(str(folder / "run2"), folder / "results", {})
+    tamper(folder, "esper_ppo", lambda v: v.update(agent=other.agent.model_dump(mode="json")))
+    assert "the checkpoint was trained with seed 2, 1 is reported" in refused(folder, capsys)
+    tamper(folder, "esper_ppo", lambda v: v.update(training_seed=2))
+    assert "the agent would have done something else in" in refused(folder, capsys, "--share", 1)
+
+
+def test_a_trace_of_another_seed_is_found(folder, capsys):
+    def swap(values):
+        first, second = values["episodes"]
+        first["seed"], second["seed"] = second["seed"], first["seed"]
+
+    tamper(folder, "heuristic", swap)
+    wrong = refused(folder, capsys, "--share", 1)
+    for seed in evaluation_seeds(SECRET, find(INSTANCE), 2):
+        assert f"host seed {seed}: the trace leads elsewhere (" in wrong
+    assert "chain" in wrong
+
+
+def test_host_seeds_of_ones_own_are_found(folder, capsys):
+    tamper(folder, "heuristic", lambda v: v["episodes"][0].update(seed=7))
+    assert "host seeds [7, " in refused(folder, capsys, "--secret", SECRET)
+    tamper(folder, "heuristic", lambda v: v.update(commitment="x"))
+    assert "host seeds by another secret, committed to as x" in refused(folder, capsys)
+
+
+def test_an_underreported_parameter_count_is_found(folder, capsys):
+    tamper(folder, "heuristic", lambda v: v["episodes"][0].update(params=1100, param_ratio=1100 / 1102))
+    wrong = refused(folder, capsys, "--share", 1)
+    assert "1100 parameters are reported, counted anew there are" in wrong
+    assert "params 1100 was reported, played again it is" in wrong
+
+
+def test_underreported_flops_are_found(folder, capsys):
+    def lower(values):
+        for episode in values["episodes"]:
+            episode["flops"] *= 0.9
+            episode["flops_ratio"] *= 0.9
+            episode["epoch_flops"] = [0.9 * flops for flops in episode["epoch_flops"]]
+
+    tamper(folder, "heuristic", lower)
+    assert "FLOPs are reported, counted anew there are" in refused(folder, capsys, "--share", 1)
+
+
+FROM_THE_FILE = {
+    "an unknown environment version": (
+        lambda v: v.update(environment_version="9.9"), "environment version '9.9' is not known, only"
+    ),
+    "another instance": (lambda v: v.update(instance_hash="x"), "another instance of that name"),
+    "no checkpoint": (lambda v: v["agent"].update(checkpoint=None), "no checkpoint of 'esper_ppo'"),
+    "a lent name": (
+        lambda v: v["agent"].update(algo="wait", checkpoint=None, config=None), "something else in"
+    ),
+    "too large": (lambda v: v["episodes"][0].update(param_ratio=3.5), "3.500x parameters, 3x is the most"),
+    "a missing trace": (lambda v: v["episodes"][0].pop("actions"), "episodes.0.actions: Field required"),
+    "a missing digest": (lambda v: v.pop("sha256"), "sha256: Field required"),
+    "costs that do not agree": (
+        lambda v: v["episodes"][1].update(flops_ratio=0.5), "its epochs and of the whole do not agree"
+    ),
+    "epochs beyond the budget": (
+        lambda v: v["episodes"][0]["epoch_flops"].__setitem__(-2, 2.5), "went on after 2x FLOPs were spent"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fraud", FROM_THE_FILE)
+def test_whatever_is_wrong_or_missing_is_refused(folder, capsys, fraud):
+    edit, message = FROM_THE_FILE[fraud]
+    path, values = paths(folder, "esper_ppo")
+    values = sealed(values)
+    edit(values)
+    path.write_text(json.dumps(values if "digest" in fraud else sealed(values)))
+    assert message in refused(folder, capsys, "--share", 1)
+
+
+def test_a_job_that_was_not_played_is_missed(folder, capsys):
+    table = json.loads((folder / "table.json").read_text())
+    more = copy.deepcopy(table["rows"][0])
+    more["cell"]["params"] = 1.5
+    (folder / "table.json").write_text(json.dumps(sealed(table | {"rows": [*table["rows"], more]})))
+    assert "heuristic: T1-seeds-00 (1.5x2) was not played by every training run" in refused(folder, capsys)
+    code, _ = call(folder, capsys, "--partial")
+    assert code == 0
+
+
+def test_on_another_machine_rules_are_the_same_and_bits_are_not_asked_for(folder, capsys):
+    def elsewhere(values):
+        values["hardware"]["cpu"] = "another one"
+        for episode in values["episodes"]:
+            episode |= {"chain": "0" * 64, "state": "0" * 64, "quality": episode["quality"] + 0.005}
+
+    tamper(folder, "esper_ppo", elsewhere)
+    code, out = call(folder, capsys, "--entry", "esper_ppo")
+    assert code == 0, out
+    assert "2 episodes, not bit-verified: another one, 1 thread, torch" in out
+    tamper(folder, "esper_ppo", lambda v: [e.update(quality=e["quality"] + 0.01) for e in v["episodes"]])
+    assert "was reported, played again it is -0.0150 from that" in refused(folder, capsys, "--share", 1)
+    tamper(folder, "esper_ppo", lambda v: v["episodes"][0].update(rules="x"))
+    assert "the trace leads elsewhere (rules)" in refused(folder, capsys, "--share", 1)
+
+
+def test_an_entry_is_packed_and_verified_from_its_file(folder, capsys):
+    packed = folder / "entry.zip"
+    code, out = call(folder, capsys, "--entry", "esper_ppo", "--out", packed, command="submit")
+    assert code == 0, out
+    first = packed.read_bytes()
+    call(folder, capsys, "--entry", "esper_ppo", "--out", packed, command="submit")
+    assert packed.read_bytes() == first
+    code, out = call(folder, capsys, results=packed)
+    assert (code, out.count("ok: esper_ppo, training seed 1 on T1-seeds-00 (3x2), 2 episodes")) == (0, 1)
+
+
+def test_a_file_in_which_something_was_changed_is_refused(folder, capsys, tmp_path):
+    packed = folder / "entry.zip"
+    call(folder, capsys, "--entry", "heuristic", "--out", packed, command="submit")
+    with zipfile.ZipFile(packed) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(contents["manifest.json"])
+    assert set(manifest["files"]) == set(contents) - {"manifest.json"}
+    assert (manifest["entry"], manifest["episodes"]) == ("heuristic", 2)
+    result = next(name for name in contents if name.endswith("episodes.json"))
+    outside = sealed(manifest | {"files": {"../x": manifest["files"][result]}})
+    changes = {
+        f"{result} is not what manifest.json says": {**contents, result: contents[result] + b" "},
+        "holds other files than its manifest.json says": {**contents, "more": b""},
+        "manifest.json was changed": {
+            **contents,
+            "manifest.json": json.dumps(manifest | {"episodes": 3}).encode(),
+        },
+        "'../x' would lie outside": {
+            "manifest.json": json.dumps(outside).encode(),
+            "../x": contents[result],
+        },
+        "can't be read: KeyError": {result: contents[result]},
+    }
+    for message, changed in changes.items():
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            for name, content in changed.items():
+                archive.writestr(name, content)
+        with pytest.raises(SystemExit):
+            leaderboard.main(
+                ["verify", str(tmp_path / "bad.zip"), "--references", str(folder / "table.json")]
+            )
+        assert message in capsys.readouterr().err
+    assert not Path(tmp_path / "x").exists()
+
+
+def test_what_is_wrong_is_not_packed(folder, capsys):
+    tamper(folder, "heuristic", lambda v: v["episodes"][0].update(param_ratio=3.5))
+    code, out = call(folder, capsys, "--entry", "heuristic", "--out", folder / "e.zip", command="submit")
+    assert code == 1
+    assert "3.500x parameters" in out
+    assert not (folder / "e.zip").exists()
