@@ -80,7 +80,7 @@ FAMILIAR: Family = {
     "horizon": OneOf((28, 30, 32)),
     "host.name": "micro",
     "host.slots": OneOf(
-        (["block1.relu", "block2.relu", "block3.relu"], ["block1.pool", "block2.pool", "block3.relu"])
+        (["block1.relu", "block2.relu", "block3.relu"], ["block1.relu", "block1.pool", "block2.relu"])
     ),
     "task.data": "procedural",
     "task.image_size": 16,
