@@ -74,7 +74,7 @@ class Evolution:
     ) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds={list(seeds)} of a search: at least one, and none twice")
-        self.config, self._variation, self.seeds = config, variation, list(seeds)
+        self.config, self.variation, self.seeds = config, variation, list(seeds)
         self.archive, self.generations = Archive(), 0
         for life in lives:
             self.archive.add(life)
@@ -146,7 +146,7 @@ class Evolution:
         for _ in range(TRIES * count):
             if len(self.archive.lives) >= count:
                 break
-            self.archive.add(self._variation.draw(rng))
+            self.archive.add(self.variation.draw(rng))
 
     def _left(self, number: int) -> list[int]:
         """Hosts that a life has not played."""
@@ -174,11 +174,11 @@ class Evolution:
         """Number of a life that is new; None if there seems to be none left."""
         for _ in range(TRIES):
             if rng.random() < self.config.fresh:
-                life, parents = self._variation.draw(rng), []
+                life, parents = self.variation.draw(rng), []
             else:
                 two = rng.random() < self.config.crossing
                 parents = list(dict.fromkeys(self._parent(ranking, rng) for _ in range(1 + two)))
-                life = self._variation.child([self.archive.lives[number] for number in parents], rng)
+                life = self.variation.child([self.archive.lives[number] for number in parents], rng)
             if self.archive.add(life, parents):
                 return len(self.archive.lives) - 1
         return None

@@ -14,9 +14,10 @@ from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.baselines.side_by_side import SideBySide
 from esper_agents.episodes import Step
 from esper_agents.evaluate import evaluate, fitting
+from esper_agents.search.beam import Beam, Branch
 from esper_agents.search.evolution import Evolution
 from esper_agents.search.life import Life, read_life
-from esper_agents.search.play import Objective, Players, harvested_quality, total_reward
+from esper_agents.search.play import Job, Objective, Players, harvested_quality, total_reward
 from esper_agents.search.vary import Variation
 from esper_agents.search_config import SearchConfig
 from esper_env import EsperVectorEnv
@@ -82,9 +83,31 @@ def search_plan(
             life.check(envs.facts)
         wanted = objective or named_objective(config, envs)
         begin = [*lives, *start_lives(config, envs, seeds[:1], schedule, heuristic)]
-        variation = Variation(envs.facts, envs.config.horizon)
-        spent = len(config.starts) * envs.config.horizon
-        return _evolve(Evolution(config, variation, seeds, begin), Players(envs), wanted, spent, say)
+        evolution = Evolution(config, Variation(envs.facts, envs.config.horizon), seeds, begin)
+        players = Players(envs)
+        players.steps = len(config.starts) * envs.config.horizon  # that `start_lives` took
+        if config.method == "beam":
+            _go_beaming(evolution, players, wanted, say)
+        return _evolve(evolution, players, wanted, say)
+
+
+def _go_beaming(evolution: Evolution, players: Players, objective: Objective, say: Say) -> None:
+    """Tell an evolution what a beam search finds, so that only the best has to be chosen."""
+    config = evolution.config
+    hosts = evolution.seeds[: config.hosts]
+
+    def heard(kept: Sequence[Branch]) -> None:
+        found = f"best so far {kept[0].mean:.2f} on {len(hosts)} hosts: {kept[0].life}"
+        say(f"beam, {players.steps} steps, {found}")
+
+    jobs = [Job(life, seed) for life in evolution.archive.lives for seed in hosts]
+    values = [objective(episode) for episode in players.play(jobs)] if jobs else []
+    beam = Beam(config, evolution.variation, players, hosts, objective)
+    for branch in beam.search(round((1 - config.confirm) * config.steps), heard):
+        if evolution.archive.add(branch.life):
+            jobs += [Job(branch.life, seed) for seed in hosts]
+            values += branch.values
+    evolution.tell(jobs, values)
 
 
 def named_objective(config: SearchConfig, envs: EsperVectorEnv) -> Objective:
@@ -121,22 +144,21 @@ def _led(players: Sequence[Agent], start: int, envs: EsperVectorEnv, seeds: Sequ
     return [read_life(actions[:, env], valid[:, env], envs.facts, tempos) for env in range(len(wave))]
 
 
-def _evolve(evolution: Evolution, players: Players, objective: Objective, spent: int, say: Say) -> Plan:
+def _evolve(evolution: Evolution, players: Players, objective: Objective, say: Say) -> Plan:
     config, history = evolution.config, list[dict[str, Any]]()
     horizon = players.envs.config.horizon
-    searched = (1 - config.confirm) * config.steps
+    searched = (1 - config.confirm) * config.steps if config.method == "evolution" else 0
     while True:
-        used = players.steps + spent
-        left = min(config.generation, (config.steps - used) // horizon)
-        count, new = left if evolution.generations else config.generation, used < searched
+        left = min(config.generation, (config.steps - players.steps) // horizon)
+        count, new = left if evolution.generations else config.generation, players.steps < searched
         jobs = evolution.ask(count, new) or evolution.ask(count, new=False) if count > 0 else []
         if not jobs:
             break
         evolution.tell(jobs, [objective(episode) for episode in players.play(jobs)])
-        history.append(_noted(evolution, players.steps + spent))
+        history.append(_noted(evolution, players.steps))
         say(_line(history))
     best = evolution.best()
-    return Plan(best, evolution.results(best), players.steps + spent, history)
+    return Plan(best, evolution.results(best), players.steps, history)
 
 
 def _noted(evolution: Evolution, steps: int) -> dict[str, Any]:

@@ -21,9 +21,10 @@ LUCK = 10 * np.random.default_rng(99).normal(size=16)
 
 
 def worth(life):
-    """Points of a life: what is planted where, less half a point an epoch of waiting."""
-    points = (PRIZES.get(each.blueprint, (-2.0,) * 3)[each.slot] - each.epoch / 2 for each in life.plantings)
-    return sum(points, start=0.0) - sum(each.commit is None for each in life.plantings)
+    """Points of a life: what is committed where, less half a point an epoch of waiting."""
+    kept = [each for each in life.plantings if each.commit is not None]
+    points = (PRIZES.get(each.blueprint, (-2.0,) * 3)[each.slot] - each.epoch / 2 for each in kept)
+    return sum(points, start=0.0) - len(life.plantings) + len(kept)
 
 
 def searched(noise, generations, seed=0, size=24, **settings):
