@@ -19,6 +19,8 @@ from esper_agents.evaluate import Evaluation, evaluate, fitting
 from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo.trainee import saved_policy
 from esper_agents.record import Record
+from esper_agents.search.player import LifeAgent
+from esper_agents.search.trainee import saved_life
 from esper_agents.trainees import make_trainee
 from esper_env import OBSERVATION_VERSION
 
@@ -106,6 +108,8 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
     """
     record = checkpoint.read_record(path)
     trained = validated(TrainConfig, record["config"])
+    if trained.algo == "search":
+        return LifeAgent(saved_life(path), world.envs, path.parent.name)
     if trained.algo == "esper_ppo" and trained.policy == "set":
         return _any_slots(path, record, trained, world, deterministic)
     # Only the spaces are needed to rebuild a model: the null engine loads no data.

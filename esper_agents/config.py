@@ -11,6 +11,7 @@ from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
 from esper_agents.ppo_config import OwnPpoConfig
+from esper_agents.search_config import SearchConfig
 from esper_env import IDS
 
 FREE = (
@@ -43,13 +44,14 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         "maskable_ppo",
         "maskable_recurrent_ppo",
         "ppo",
+        "search",
         "wait",
         "random",
         "schedule",
         "heuristic",
     ] = "recurrent_ppo"
     """Who plays. esper_ppo is ours, the others with ppo in their names are sb3-contrib's or on its classes;
-    wait, random, schedule and heuristic do not learn: they are evaluated."""
+    search learns a plan; wait, random, schedule and heuristic do not learn: they are evaluated."""
     num_envs: int = Field(8, ge=1)
     """Environments played side by side."""
     rounds: int | None = Field(None, ge=1)
@@ -78,6 +80,9 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     heuristic: HeuristicConfig = HeuristicConfig()
     """The thresholds of the agent `heuristic`."""
 
+    search: SearchConfig = SearchConfig()
+    """How the agent `search` does."""
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.rounds is not None and self.total_steps is not None:
@@ -95,6 +100,14 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     def _whole_replicas(self) -> Self:
         if self.num_envs % self.replicas:
             raise ValueError(f"replicas={self.replicas} does not divide num_envs={self.num_envs}")
+        return self
+
+    @model_validator(mode="after")
+    def _searched_in_rounds(self) -> Self:
+        if self.search.method == "beam":
+            raise ValueError(
+                "search.method='beam' does not go in rounds: `esper_agents.search.search_plan` runs it"
+            )
         return self
 
     @property

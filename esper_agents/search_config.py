@@ -16,17 +16,19 @@ class SearchConfig(BaseModel):
     objective: Literal["return", "quality"] = "return"
     """What is maximized: the reward's sum, or validation quality after harvest, in points, at any price."""
     steps: int = Field(10_000, ge=1)
-    """Environment steps that `search_plan` may spend."""
+    """Environment steps that `search_plan` may spend; a training run has a length of its own."""
     seed: int = Field(0, ge=0)
-    """Of draws, mutations and crossings."""
+    """Of draws, mutations and crossings; a training run has a seed of its own."""
+    pool: int = Field(32, ge=1)
+    """Hosts that a training run searches on."""
     starts: tuple[Literal["wait", "schedule", "heuristic"], ...] = ("wait", "schedule", "heuristic")
     """Agents with whose lives the search begins, beside lives that are drawn."""
     generation: int = Field(24, ge=2)
-    """Episodes of a generation (evolution)."""
+    """Episodes of a generation (evolution); in a training run there are as many as environments."""
     again: float = Field(0.3, ge=0, lt=1)
     """Share of a generation in which the best lives play on hosts that are new to them (evolution)."""
     confirm: float = Field(0.25, ge=0, lt=1)
-    """Share of the steps, the last ones, in which nothing new is tried (evolution)."""
+    """Share of the steps, the last ones, in which nothing new is tried; none of a training run's."""
     parents: int = Field(8, ge=2)
     """Best lives of which parents are drawn (evolution)."""
     tournament: int = Field(2, ge=1)
