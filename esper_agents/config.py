@@ -52,6 +52,9 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     ] = "recurrent_ppo"
     """Who plays. esper_ppo is ours, the others with ppo in their names are sb3-contrib's or on its classes;
     search learns a plan; wait, random, schedule and heuristic do not learn: they are evaluated."""
+    instances: tuple[EnvironmentConfig, ...] = ()
+    """Environments to train on, in turn, a round each; what is not given is as the run has it. All need the
+    same observations, actions and horizon. Evaluation plays every one. On the command line: a JSON file."""
     num_envs: int = Field(8, ge=1)
     """Environments played side by side."""
     rounds: int | None = Field(None, ge=1)
@@ -111,6 +114,13 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         return self
 
     @property
+    def instance_configs(self) -> tuple["TrainConfig", ...]:
+        """The run as it plays each of its instances; itself where there are none."""
+        return tuple(self.model_copy(update={"instances": (), **dict(each)}) for each in self.instances) or (
+            self,
+        )
+
+    @property
     def learns(self) -> bool:
         """Whether there is anything to train."""
         return self.algo not in BASELINES
@@ -148,7 +158,27 @@ def build(values: dict[str, Any]) -> TrainConfig:
     preset = dict(PRESETS[env]) if env in IDS else {}
     if values.get("total_steps") is not None:
         preset.pop("rounds", None)
-    return validated(TrainConfig, {**preset, **values})
+    return validated(TrainConfig, {**preset, **values} | _completed(values))
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Instances with what the run has where they say nothing; overrides are joined, their own win."""
+    instances = values.get("instances")
+    if not isinstance(instances, list | tuple):
+        return {}
+    own = {name: values[name] for name in EnvironmentConfig.model_fields if name in values}
+
+    def completed(given: Any) -> Any:
+        plain = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+        if not isinstance(plain, dict):
+            return plain
+        overrides = [part.get("overrides", {}) for part in (own, plain)]
+        joined = (
+            {"overrides": overrides[0] | overrides[1]} if all(isinstance(o, dict) for o in overrides) else {}
+        )
+        return own | plain | joined
+
+    return {"instances": [completed(each) for each in instances]}
 
 
 def validated(model: type[Model], values: dict[str, Any]) -> Model:

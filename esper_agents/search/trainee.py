@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.random import SeedSequence
 from torch.utils.tensorboard import SummaryWriter
 
@@ -37,12 +38,14 @@ class SearchTrainee:
     """
 
     def __init__(self, config: TrainConfig, world: World, path: Path | None) -> None:
-        envs, self._config = world.envs, config
+        envs = self._envs = world.envs
+        self._config = config
         settings = config.search.model_copy(update={"seed": config.seed})
-        hosts = SeedSequence([config.seed]).generate_state(settings.pool).tolist()
-        self._envs, self._players = envs, Players(envs)
-        self._objective = named_objective(settings, envs)
-        self.evolution = Evolution(settings, Variation(envs.facts, envs.config.horizon), hosts)
+        kinds = len(config.instance_configs)
+        hosts = SeedSequence([config.seed]).generate_state(-(-settings.pool // kinds) * kinds).tolist()
+        variation = Variation(envs.facts, envs.config.horizon)
+        self.evolution = Evolution(settings, variation, hosts, instances=kinds)
+        self.enter(world)
         self._round_steps = envs.num_envs * envs.config.horizon
         if path is not None:
             with zipfile.ZipFile(path) as archive:
@@ -63,6 +66,17 @@ class SearchTrainee:
         life = saved_life(path)
         life.check(self._envs.facts)
         self.evolution.archive.add(life)
+
+    def enter(self, world: World) -> None:
+        """See `Trainee`.
+
+        Raises:
+            ValueError: hosts that take other blueprints: there is no plan for both.
+        """
+        if not np.array_equal(world.envs.facts.fits, self._envs.facts.fits):
+            raise ValueError("algo='search' needs instances whose hosts take the same blueprints")
+        self._envs, self._players = world.envs, Players(world.envs)
+        self._objective = named_objective(self.evolution.config, world.envs)
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""
