@@ -53,8 +53,10 @@ def start_record(config: TrainConfig) -> Record | None:
 
 def comparable(agent: Record) -> Record:
     """The settings that decide what is learned."""
-    played = [{key: value for key, value in each.items() if key not in FREE} for each in agent["instances"]]
-    return {key: value for key, value in agent.items() if key not in FREE} | {"instances": played}
+    kept = {key: value for key, value in agent.items() if key not in FREE}
+    if "instances" in kept:
+        kept["instances"] = [comparable(each) for each in kept["instances"]]
+    return kept
 
 
 def refuse_other(old: Record, new: Record, where: str) -> None:
