@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from esper_agents.baselines.reading import Reader
 from esper_agents.episodes import Episode, EpisodeCounter, Step
@@ -93,9 +94,14 @@ class Players:
 
     Args:
         envs: What is played, in any autoreset mode but DISABLED.
+
+    Raises:
+        ValueError: that mode.
     """
 
     def __init__(self, envs: EsperVectorEnv) -> None:
+        if envs.autoreset_mode == AutoresetMode.DISABLED:
+            raise ValueError("a search needs autoreset_mode='NextStep' or 'SameStep', not 'Disabled'")
         self.envs, self._reader = envs, Reader(envs)
         self.steps = 0
         """Environment steps so far, idle places left out."""
