@@ -64,17 +64,26 @@ class Evolution:
         variation: Draws and changes lives.
         seeds: Of the hosts.
         lives: With which it begins, beside drawn ones.
+        instances: Kinds of hosts, which take turns: seed i and generation i are of kind i mod `instances`,
+            and a generation plays hosts of its kind alone.
 
     Raises:
-        ValueError: no seeds, or one twice.
+        ValueError: no seeds, one twice, or a number of them that is no multiple of that of the instances.
     """
 
     def __init__(
-        self, config: SearchConfig, variation: Variation, seeds: Sequence[int], lives: Sequence[Life] = ()
+        self,
+        config: SearchConfig,
+        variation: Variation,
+        seeds: Sequence[int],
+        lives: Sequence[Life] = (),
+        instances: int = 1,
     ) -> None:
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds={list(seeds)} of a search: at least one, and none twice")
-        self.config, self._variation, self.seeds = config, variation, list(seeds)
+        if not seeds or len(set(seeds)) < len(seeds) or len(seeds) % instances:
+            wanted = f"{instances} or a multiple of that" if instances > 1 else "at least one"
+            raise ValueError(f"seeds={list(seeds)} of a search: {wanted}, and none twice")
+        self._instances = instances
+        self.config, self.variation, self.seeds = config, variation, list(seeds)
         self.archive, self.generations = Archive(), 0
         for life in lives:
             self.archive.add(life)
@@ -146,11 +155,12 @@ class Evolution:
         for _ in range(TRIES * count):
             if len(self.archive.lives) >= count:
                 break
-            self.archive.add(self._variation.draw(rng))
+            self.archive.add(self.variation.draw(rng))
 
     def _left(self, number: int) -> list[int]:
-        """Hosts that a life has not played."""
-        return [host for host in range(len(self.seeds)) if (number, host) not in self.archive.results]
+        """Hosts of this generation's kind that a life has not played."""
+        hosts = range(self.generations % self._instances, len(self.seeds), self._instances)
+        return [host for host in hosts if (number, host) not in self.archive.results]
 
     def _again(self, ranking: Ranking, count: int, host: int) -> list[tuple[int, int]]:
         """The most promising lives on a host that is new to them: this one, or the next."""
@@ -174,11 +184,11 @@ class Evolution:
         """Number of a life that is new; None if there seems to be none left."""
         for _ in range(TRIES):
             if rng.random() < self.config.fresh:
-                life, parents = self._variation.draw(rng), []
+                life, parents = self.variation.draw(rng), []
             else:
                 two = rng.random() < self.config.crossing
                 parents = list(dict.fromkeys(self._parent(ranking, rng) for _ in range(1 + two)))
-                life = self._variation.child([self.archive.lives[number] for number in parents], rng)
+                life = self.variation.child([self.archive.lives[number] for number in parents], rng)
             if self.archive.add(life, parents):
                 return len(self.archive.lives) - 1
         return None

@@ -12,11 +12,11 @@ from esper_agents.baselines import baseline
 from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.baselines.side_by_side import SideBySide
-from esper_agents.episodes import Step
-from esper_agents.evaluate import evaluate, fitting
+from esper_agents.evaluate import fitting
+from esper_agents.search.beam import Beam, Branch
 from esper_agents.search.evolution import Evolution
 from esper_agents.search.life import Life, read_life
-from esper_agents.search.play import Objective, Players, harvested_quality, total_reward
+from esper_agents.search.play import Job, Objective, Players, harvested_quality, total_reward
 from esper_agents.search.vary import Variation
 from esper_agents.search_config import SearchConfig
 from esper_env import EsperVectorEnv
@@ -77,14 +77,38 @@ def search_plan(
     Raises:
         ValueError: seeds, lives or settings that do not fit.
     """
+    if not seeds:
+        raise ValueError("seeds is empty: at least one host is required")
     with closing(world_of(fitting(num_envs, config.generation))) as envs:
         for life in lives:
             life.check(envs.facts)
         wanted = objective or named_objective(config, envs)
-        begin = [*lives, *start_lives(config, envs, seeds[:1], schedule, heuristic)]
-        variation = Variation(envs.facts, envs.config.horizon)
-        spent = len(config.starts) * envs.config.horizon
-        return _evolve(Evolution(config, variation, seeds, begin), Players(envs), wanted, spent, say)
+        begin = [*lives, *start_lives(config, envs, seeds[0], schedule, heuristic)]
+        evolution = Evolution(config, Variation(envs.facts, envs.config.horizon), seeds, begin)
+        players = Players(envs)
+        players.steps = len(config.starts) * envs.config.horizon  # that `start_lives` took
+        if config.method == "beam":
+            _go_beaming(evolution, players, wanted, say)
+        return _evolve(evolution, players, wanted, say)
+
+
+def _go_beaming(evolution: Evolution, players: Players, objective: Objective, say: Say) -> None:
+    """Tell an evolution what a beam search finds, so that only the best has to be chosen."""
+    config = evolution.config
+    hosts = evolution.seeds[: config.hosts]
+
+    def heard(kept: Sequence[Branch]) -> None:
+        found = f"best so far {kept[0].mean:.2f} on {len(hosts)} hosts: {kept[0].life}"
+        say(f"beam, {players.steps} steps, {found}")
+
+    jobs = [Job(life, seed) for life in evolution.archive.lives for seed in hosts]
+    values = [objective(episode) for episode in players.play(jobs)] if jobs else []
+    beam = Beam(config, evolution.variation, players, hosts, objective)
+    for branch in beam.search(round((1 - config.confirm) * config.steps), heard):
+        if evolution.archive.add(branch.life):
+            jobs += [Job(branch.life, seed) for seed in hosts]
+            values += branch.values
+    evolution.tell(jobs, values)
 
 
 def named_objective(config: SearchConfig, envs: EsperVectorEnv) -> Objective:
@@ -95,48 +119,51 @@ def named_objective(config: SearchConfig, envs: EsperVectorEnv) -> Objective:
 def start_lives(
     config: SearchConfig,
     envs: EsperVectorEnv,
-    seeds: Sequence[int],
+    seed: int,
     schedule: ScheduleConfig | None = None,
     heuristic: HeuristicConfig | None = None,
 ) -> list[Life]:
-    """The lives that the agents `config.starts` lead on one host, in environments with autoreset NEXT_STEP.
+    """The lives that the agents `config.starts` lead on one host.
 
     Raises:
-        ValueError: no seeds, a plan that does not fit, or another autoreset mode.
+        ValueError: a plan that does not fit.
     """
     players = [baseline(name, envs, schedule, heuristic=heuristic) for name in config.starts]
     waves = range(0, len(players), envs.num_envs)
-    return [life for start in waves for life in _led(players, start, envs, seeds)]
+    return [life for start in waves for life in _led(players[start : start + envs.num_envs], envs, seed)]
 
 
-def _led(players: Sequence[Agent], start: int, envs: EsperVectorEnv, seeds: Sequence[int]) -> list[Life]:
-    wave = list(players[start : start + envs.num_envs])
-    side_by_side = SideBySide([*wave, *[wave[0]] * (envs.num_envs - len(wave))])
-    steps: list[Step] = []
-    evaluate(side_by_side, envs, list(seeds[:1]) * envs.num_envs, steps.append)
-    over = np.cumsum([step.ended for step in steps], axis=0) - [step.ended for step in steps] > 0
-    actions = np.stack([step.actions for step in steps])
-    valid = np.stack([step.info["action_valid"] for step in steps]) & ~over
-    tempos = envs.config.lifecycle.tempo_epochs
-    return [read_life(actions[:, env], valid[:, env], envs.facts, tempos) for env in range(len(wave))]
+def _led(players: Sequence[Agent], envs: EsperVectorEnv, seed: int) -> list[Life]:
+    """What each of them does in the first episode."""
+    side_by_side = SideBySide([*players, *[players[0]] * (envs.num_envs - len(players))])
+    obs, info = envs.reset(seed=[seed] * envs.num_envs)
+    memory, over = side_by_side.begin([seed] * envs.num_envs), np.zeros(envs.num_envs, dtype=bool)
+    actions, valid = [], []
+    while not over.all():
+        asked, memory = side_by_side.act(obs, info, memory)
+        obs, _, terminated, truncated, info = envs.step(asked)
+        actions.append(asked)
+        valid.append(info["action_valid"] & ~over)
+        over |= terminated | truncated
+    done, legal, tempos = np.array(actions), np.array(valid), envs.config.lifecycle.tempo_epochs
+    return [read_life(done[:, env], legal[:, env], envs.facts, tempos) for env in range(len(players))]
 
 
-def _evolve(evolution: Evolution, players: Players, objective: Objective, spent: int, say: Say) -> Plan:
+def _evolve(evolution: Evolution, players: Players, objective: Objective, say: Say) -> Plan:
     config, history = evolution.config, list[dict[str, Any]]()
     horizon = players.envs.config.horizon
-    searched = (1 - config.confirm) * config.steps
+    searched = (1 - config.confirm) * config.steps if config.method == "evolution" else 0
     while True:
-        used = players.steps + spent
-        left = min(config.generation, (config.steps - used) // horizon)
-        count, new = left if evolution.generations else config.generation, used < searched
+        left = min(config.generation, (config.steps - players.steps) // horizon)
+        count, new = left if evolution.generations else config.generation, players.steps < searched
         jobs = evolution.ask(count, new) or evolution.ask(count, new=False) if count > 0 else []
         if not jobs:
             break
         evolution.tell(jobs, [objective(episode) for episode in players.play(jobs)])
-        history.append(_noted(evolution, players.steps + spent))
+        history.append(_noted(evolution, players.steps))
         say(_line(history))
     best = evolution.best()
-    return Plan(best, evolution.results(best), players.steps + spent, history)
+    return Plan(best, evolution.results(best), players.steps, history)
 
 
 def _noted(evolution: Evolution, steps: int) -> dict[str, Any]:

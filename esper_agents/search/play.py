@@ -1,12 +1,12 @@
 """Plays many lives on many hosts, as many side by side as there are environments."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from gymnasium.vector import AutoresetMode
 
-from esper_agents.agent import Info
 from esper_agents.baselines.reading import Reader
 from esper_agents.episodes import Episode, EpisodeCounter, Step
 from esper_agents.search.life import Life
@@ -55,54 +55,121 @@ def harvested_quality(facts: HostFacts) -> Objective:
     return quality
 
 
+@dataclass(frozen=True)
+class Mark:
+    """An episode as it is at some epoch: environment, player and sums."""
+
+    state: dict[str, Any] = field(repr=False)
+    follower: Follower
+    sums: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An episode to play, or the rest of one."""
+
+    seed: int
+    """Of the host."""
+    follower: Follower
+    start: Mark | None = None
+    """Where it begins; None: at the beginning. Whoever led it there does not go on: `follower` does."""
+    mark_at: int | None = None
+    """Epoch at which it is to be marked."""
+    stop: bool = False
+    """Whether it ends there; otherwise it is played on to its end."""
+
+
+@dataclass
+class Outcome:
+    """What became of a task."""
+
+    episode: Episode | None = None
+    """Of the whole, what was before the start included; None if it was stopped."""
+    mark: Mark | None = None
+    """None if the episode was over before."""
+
+
 class Players:
     """The environments of a search, and who plays in each.
 
     Args:
         envs: What is played, in any autoreset mode but DISABLED.
+
+    Raises:
+        ValueError: that mode.
     """
 
     def __init__(self, envs: EsperVectorEnv) -> None:
+        if envs.autoreset_mode == AutoresetMode.DISABLED:
+            raise ValueError("a search needs autoreset_mode='NextStep' or 'SameStep', not 'Disabled'")
         self.envs, self._reader = envs, Reader(envs)
         self.steps = 0
         """Environment steps so far, idle places left out."""
 
     def play(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> list[Episode]:
         """The episodes of these jobs, in their order; which are played side by side changes no result."""
-        envs, places = self.envs, self.envs.num_envs
-        waiting = list(range(places, len(jobs)))
-        doing: list[int | None] = [place if place < len(jobs) else None for place in range(places)]
-        followers = [self._follower(jobs, number) for number in doing]
-        obs: NDArray[np.float32]
-        info: Info
-        obs, info = envs.reset(seed=[jobs[number or 0].seed for number in doing])
-        counter, ended = EpisodeCounter(envs), dict[int, Episode]()
-        while len(ended) < len(jobs):
-            step, (obs, info) = self._step(follow(followers, self._reader.read(obs), info))
-            self.steps += sum(number is not None for number in doing)
-            if on_step is not None:
-                on_step(step)
-            free = np.zeros(places, dtype=bool)
-            for place, episode in zip(np.flatnonzero(step.ended).tolist(), counter.add(step), strict=True):
-                if (number := doing[place]) is not None:
-                    ended[number] = replace(episode, seed=jobs[number].seed)
-                    doing[place] = waiting.pop(0) if waiting else None
-                    free[place] = doing[place] is not None
-                    followers[place] = self._follower(jobs, doing[place])
-            if free.any():
-                seeds = [jobs[n or 0].seed if new else None for n, new in zip(doing, free, strict=True)]
-                obs, info = envs.reset(seed=seeds, options={"reset_mask": free})
-        return [ended[number] for number in range(len(jobs))]
+        tasks = [Task(job.seed, Follower(job.life, self.envs.facts)) for job in jobs]
+        return [outcome.episode for outcome in self.perform(tasks, on_step) if outcome.episode is not None]
 
-    def _follower(self, jobs: Sequence[Job], number: int | None) -> Follower | None:
-        return None if number is None else Follower(jobs[number].life, self.envs.facts)
+    def perform(self, tasks: Sequence[Task], on_step: OnStep | None = None) -> list[Outcome]:
+        """What becomes of these tasks, in their order."""
+        places = self.envs.num_envs
+        self._tasks, self._outcomes = tasks, [Outcome() for _ in tasks]
+        self._waiting = list(range(len(tasks)))
+        self._doing: list[int | None] = [None] * places
+        self._followers: list[Follower | None] = [None] * places
+        self._counter = EpisodeCounter(self.envs)
+        self._obs, self._info = self.envs.reset(seed=[tasks[0].seed] * places)
+        self._assign(range(places))
+        while any(number is not None for number in self._doing):
+            self._step(on_step)
+        return self._outcomes
 
-    def _step(self, actions: NDArray[np.int64]) -> tuple[Step, tuple[NDArray[np.float32], Info]]:
-        """A step as it ended, and what is seen next."""
+    def _assign(self, places: Iterable[int]) -> None:
+        """Begin what is waiting in places that are free."""
+        seeds: list[int | None] = [None] * self.envs.num_envs
+        for place in places:
+            number = self._doing[place] = self._waiting.pop(0) if self._waiting else None
+            task = None if number is None else self._tasks[number]
+            self._followers[place] = None if task is None else task.follower.copy()
+            if task is not None and task.start is None:
+                seeds[place] = task.seed
+                self._counter.forget(place)
+        if any(seed is not None for seed in seeds):
+            begun = np.array([seed is not None for seed in seeds])
+            self._obs, self._info = self.envs.reset(seed=seeds, options={"reset_mask": begun})
+        for place, number in enumerate(self._doing):
+            if place in places and number is not None and (start := self._tasks[number].start) is not None:
+                self._obs, self._info = self.envs.set_state(place, start.state)
+                self._counter.set_row(place, start.sums)
+
+    def _step(self, on_step: OnStep | None) -> None:
+        actions = follow(self._followers, self._reader.read(self._obs), self._info)
         obs, rewards, terminated, truncated, info = self.envs.step(actions)
         ended, seen = terminated | truncated, obs
         if "final_obs" in info and ended.any():
             seen = obs.copy()
             for env in np.flatnonzero(ended).tolist():
                 seen[env] = info["final_obs"][env]
-        return Step(seen, actions, rewards, ended, info), (obs, info)
+        self._obs, self._info = obs, info
+        step = Step(seen, actions, rewards, ended, info)
+        self.steps += sum(number is not None for number in self._doing)
+        episodes = dict(zip(np.flatnonzero(ended).tolist(), self._counter.add(step), strict=True))
+        if on_step is not None:
+            on_step(step)
+        self._assign([place for place in range(len(ended)) if self._done(place, episodes.get(place))])
+
+    def _done(self, place: int, episode: Episode | None) -> bool:
+        """Note what came of a place's task; whether that is all."""
+        number, follower = self._doing[place], self._followers[place]
+        if number is None or follower is None:
+            return False
+        task, outcome = self._tasks[number], self._outcomes[number]
+        if episode is not None:
+            outcome.episode = replace(episode, seed=task.seed)
+            return True
+        sums = self._counter.get_row(place)
+        if task.mark_at != int(sums["_length"]):
+            return False
+        outcome.mark = Mark(self.envs.get_state(place), follower.copy(), sums)
+        return task.stop

@@ -1,6 +1,7 @@
 """Plays lives: every step the op that is longest overdue among those that are legal."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,21 @@ class Follower:
         """Slot -> number of the planting whose module is there."""
         self._rested = [0] * len(self._kinds)
         self._raised: set[int] = set()
+
+    def copy(self) -> "Follower":
+        """Another one, as far as this one is."""
+        other = copy(self)
+        other._kinds, other._rested = list(self._kinds), list(self._rested)
+        other._planted, other._raised = dict(self._planted), set(self._raised)
+        return other
+
+    def grown(self, planting: Planting, facts: HostFacts) -> "Follower":
+        """A copy that will do one more planting."""
+        other = self.copy()
+        other._plantings = (*self._plantings, planting)
+        other._kinds.append(facts.blueprints.index(planting.blueprint))
+        other._rested.append(0)
+        return other
 
     def act(self, sight: Sight) -> Action:
         """The next action."""

@@ -67,6 +67,15 @@ class Variation:
         chosen = {slot: parents[int(rng.integers(len(parents)))] for slot in self._fitting}
         return [each for slot, life in chosen.items() for each in life.plantings if each.slot == slot]
 
+    def additions(self, life: Life, epoch: int, count: int, rng: Rng) -> list[Planting]:
+        """Different modules that could be planted in addition at an epoch, at most so many."""
+        free, found = self._free(life.plantings), dict[Planting, None]()
+        for _ in range(10 * count if free and epoch <= self._latest else 0):
+            if len(found) < count:
+                drawn = self._planting(_one(free, rng), rng)
+                found[drawn.model_copy(update={"epoch": epoch}).canonical()] = None
+        return list(found)
+
     def _changes(self, plantings: Sequence[Planting]) -> list[Change]:
         """What can be done; what is named twice is twice as likely."""
         changes: list[Change] = [self._added] if self._free(plantings) else []

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from made_up import make
 
-from esper_agents.search import Life, Planting, SearchConfig, search_plan
+from esper_agents.search import Job, Life, Planting, Players, SearchConfig, search_plan
 from esper_agents.search.evolution import Evolution
+from esper_agents.search.plan import start_lives
 from esper_agents.search.ranking import rank
 from esper_agents.search.vary import Variation
 
@@ -21,9 +22,10 @@ LUCK = 10 * np.random.default_rng(99).normal(size=16)
 
 
 def worth(life):
-    """Points of a life: what is planted where, less half a point an epoch of waiting."""
-    points = (PRIZES.get(each.blueprint, (-2.0,) * 3)[each.slot] - each.epoch / 2 for each in life.plantings)
-    return sum(points, start=0.0) - sum(each.commit is None for each in life.plantings)
+    """Points of a life: what is committed where, less half a point an epoch of waiting."""
+    kept = [each for each in life.plantings if each.commit is not None]
+    points = (PRIZES.get(each.blueprint, (-2.0,) * 3)[each.slot] - each.epoch / 2 for each in kept)
+    return sum(points, start=0.0) - len(life.plantings) + len(kept)
 
 
 def searched(noise, generations, seed=0, size=24, **settings):
@@ -58,14 +60,14 @@ def test_with_noise_it_finds_more_than_the_best_of_as_many_draws():
 
 def test_playing_on_without_anything_new_finds_what_was_only_lucky():
     told = []
-    for seed in range(8):
-        evolution = searched(8.0, 10, seed)
+    for seed in range(24):
+        evolution = searched(4.0, 10, seed)
         before = worth(evolution.best())
         for _ in range(3):
-            confirm(evolution, 8.0)
+            confirm(evolution, 4.0)
         told.append((before, worth(evolution.best())))
     before, after = np.mean(told, axis=0)
-    assert after > before
+    assert after > before + 0.3
 
 
 def confirm(evolution, noise):
@@ -150,7 +152,10 @@ def test_a_search_keeps_to_its_steps_and_hosts_and_improves():
     assert set(found.results) <= {500, 501, 502, 503}
     assert found.mean == pytest.approx(np.mean(list(found.results.values())))
     assert all(before["steps"] < after["steps"] for before, after in pairwise(found.history))
-    assert found.history[-1]["mean"] > found.history[0]["mean"] - 1e-9
+    players = Players(make(3))
+    begun = [Job(life, 500) for life in start_lives(SearchConfig(), players.envs, 500)]
+    (best,) = players.play([Job(found.life, 500)])
+    assert best.total_reward > max(episode.total_reward for episode in players.play(begun))
     assert json.loads(json.dumps(found.as_dict()))["life"] == found.life.model_dump(mode="json")
 
 

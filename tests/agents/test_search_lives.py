@@ -162,6 +162,8 @@ def test_a_queue_of_episodes_gives_what_each_gives_alone(mode):
     queued = players.play(jobs)
     assert len({episode.length for episode in queued}) > 3
     assert players.steps == sum(episode.length for episode in queued)
+    with pytest.raises(ValueError, match="not 'Disabled'"):
+        Players(make(1, autoreset_mode="Disabled"))
     alone = make(1, **settings)
     for job, episode in zip(jobs, queued, strict=True):
         assert evaluate(LifeAgent(job.life, alone), alone, [job.seed]).episodes[0] == episode
