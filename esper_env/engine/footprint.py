@@ -279,12 +279,12 @@ def _kept(forward: Callable[[int], object], way: Counting) -> int:
 def _kept_of(forward: Callable[[int], object], samples: int, way: Counting) -> int:
     held = {}
 
-    # The graph is given nothing to keep, as nobody goes back through it: one that holds its own results would
-    # stay in memory for good.
-    def note(tensor: Tensor) -> None:
+    # Detached: a graph that was given its own results to keep would hold itself, and stay in memory for good.
+    def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage
+        return tensor.detach()
 
-    with torch.enable_grad(), saved_tensors_hooks(note, lambda nothing: nothing), way.as_there():
+    with torch.enable_grad(), saved_tensors_hooks(note, lambda kept: kept), way.as_there():
         forward(samples)
     return sum(storage.nbytes() for storage in held.values())
