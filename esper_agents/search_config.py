@@ -27,7 +27,7 @@ class SearchConfig(BaseModel):
     """Episodes of a generation (evolution); in a training run there are as many as environments."""
     again: float = Field(0.3, ge=0, lt=1)
     """Share of a generation in which the best lives play on hosts that are new to them (evolution)."""
-    confirm: float = Field(0.25, ge=0, lt=1)
+    confirm: float = Field(0.33, ge=0, lt=1)
     """Share of the steps, the last ones, in which nothing new is tried; none of a training run's."""
     parents: int = Field(8, ge=2)
     """Best lives of which parents are drawn (evolution)."""
@@ -39,7 +39,7 @@ class SearchConfig(BaseModel):
     """Share of the children that are drawn from nothing (evolution)."""
     shrinkage: float = Field(1.0, gt=0)
     """Episodes as which it counts that a life is like its parents (evolution)."""
-    caution: float = Field(1.0, ge=0)
+    caution: float = Field(2.0, ge=0)
     """Standard errors that are taken off when the best life is chosen (evolution)."""
     hosts: int = Field(2, ge=1)
     """Hosts whose mean decides, the first of the seeds; with 1 the life is for that host alone (beam)."""

@@ -77,11 +77,11 @@ class Variation:
         return list(found)
 
     def _changes(self, plantings: Sequence[Planting]) -> list[Change]:
-        """What can be done; what is named twice is twice as likely."""
-        changes: list[Change] = [self._added] if self._free(plantings) else []
+        """What can be done; what is there twice is twice as likely. What grows where matters most."""
+        changes: list[Change] = [self._added] * 3 if self._free(plantings) else []
         if plantings:
-            tuned = [self._shifted, self._shifted, self._replaced, self._replaced, self._restyled]
-            changes += [*tuned, self._restyled, self._delayed, self._dropped, self._moved, self._removed]
+            changes += [self._replaced] * 3 + [self._shifted] * 2
+            changes += [self._restyled, self._delayed, self._dropped, self._moved, self._removed]
         return changes
 
     def _free(self, plantings: Sequence[Planting]) -> list[int]:
