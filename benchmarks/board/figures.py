@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from board.entries import Entry
 from board.records import Record, Table
 from board.score import (
-    Entry,
     Floats,
     Grid,
     Group,
@@ -57,7 +57,7 @@ def collected(table: Table, entries: Mapping[str, Entry], grid: Grid) -> list[Fi
     """Every group in turn: the instances, each entry's figures, and what of an entry is missing."""
     found = []
     for group in groups(table):
-        missing = {name: entry.missing(group, grid.seeds) for name, entry in entries.items()}
+        missing = {name: grid.missing(entry, group) for name, entry in entries.items()}
         played = {name: Pairs(entry, group, grid) for name, entry in entries.items() if not missing[name]}
         scores = {name: pairs.over_cells(lambda pair: pair.score) for name, pairs in played.items()}
         rows = {

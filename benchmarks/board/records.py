@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from board.canonical import content_hash, sealed
 from board.cells import Cell
@@ -106,6 +106,14 @@ class Record(_Model):
     seconds: float
     sha256: str
     episodes: list[Episode] = Field(min_length=1)
+
+    @field_validator("episodes")
+    @classmethod
+    def _seeds_once(cls, episodes: list[Episode]) -> list[Episode]:
+        seeds = [episode.seed for episode in episodes]
+        if len({*seeds}) < len(seeds):
+            raise ValueError(f"a host seed stands twice among {seeds}")
+        return episodes
 
     def __str__(self) -> str:
         """Which job."""
@@ -224,6 +232,21 @@ def found(folders: Iterable[Path]) -> list[Path]:
             raise RefusedError(f"{folder} holds no {EPISODES}: `run` writes them")
         paths += own
     return paths
+
+
+def readable(folders: Iterable[Path]) -> tuple[list[Record], list[str]]:
+    """The results in some folders, and why others there can't be read.
+
+    Raises:
+        RefusedError: a folder without any.
+    """
+    good, wrong = [], []
+    for path in found(folders):
+        try:
+            good.append(read(path, Record))
+        except RefusedError as error:
+            wrong.append(str(error))
+    return good, wrong
 
 
 def _refuse_constant(name: str) -> None:

@@ -3,14 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from board import figures, plots, records, tables
+from board.entries import STATIC, Register, entries
 from board.instances import find
 from board.records import Record, RefusedError, Row, Table
-from board.score import STATIC, Grid, entries
-from board.seeds import commitment, evaluation_seeds
+from board.score import Grid
+from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds
 
 TABLE = Path(__file__).with_name("references_v1.json")
 """The references that are shipped."""
@@ -50,9 +51,8 @@ def made(folders: Sequence[Path], references: Sequence[Path], secret: str | None
         RefusedError: no results, a table that can't be trusted, or a secret that is not the table's.
     """
     table = records.table(references)
-    if secret is not None and commitment(secret) != table.commitment:
-        raise RefusedError(f"the secret {secret!r} is not what was committed to, {table.commitment}")
-    good, left_out = sorted_out(records.found(folders), table, secret)
+    secret = revealed(secret, table)
+    good, left_out = sorted_out(folders, table, secret)
     played = entries(good)
     return {
         "version": 1,
@@ -66,20 +66,45 @@ def made(folders: Sequence[Path], references: Sequence[Path], secret: str | None
     }
 
 
-def sorted_out(paths: Iterable[Path], table: Table, secret: str | None) -> tuple[list[Record], list[str]]:
-    """Results that count, each once, and why others do not."""
-    good: dict[str, Record] = {}
-    left_out: list[str] = []
+def revealed(secret: str | None, table: Table) -> str | None:
+    """The secret that host seeds can be checked by; None while nobody knows it.
+
+    Args:
+        secret: As it is told; None for the one that everybody knows, if the table is committed to it.
+        table: The references.
+
+    Raises:
+        RefusedError: the table is committed to another one.
+    """
+    if secret is None:
+        return LOCAL_SECRET if commitment(LOCAL_SECRET) == table.commitment else None
+    if commitment(secret) != table.commitment:
+        raise RefusedError(f"the secret {secret!r} is not what was committed to, {table.commitment}")
+    return secret
+
+
+def sorted_out(folders: Sequence[Path], table: Table, secret: str | None) -> tuple[list[Record], list[str]]:
+    """Results that count, each once, and why others do not.
+
+    A name belongs to whoever comes first under it, and of several results of a job the first counts: the
+    folders are read in their order, and in each of them what has the most host seeds.
+
+    Raises:
+        RefusedError: a folder without results.
+    """
+    register, left_out = Register(), []
     rows = {(row.instance, row.cell): row for row in table.rows}
-    for path in paths:
-        try:
-            record = records.read(path, Record)
-            refuse_foreign(record, table, rows.get((record.instance, record.cell)), secret)
-        except RefusedError as error:
-            left_out.append(str(error))
-        else:
-            good[record.sha256] = record
-    return list(good.values()), left_out
+    for folder in folders:
+        whole, damaged = records.readable([folder])
+        left_out += damaged
+        for record in sorted(whole, key=lambda each: -len(each.episodes)):
+            try:
+                refuse_foreign(record, table, rows.get((record.instance, record.cell)), secret)
+                if not register.repeated(record):
+                    register.add(record)
+            except RefusedError as error:
+                left_out.append(str(error))
+    return list(register.results.values()), left_out
 
 
 def refuse_foreign(record: Record, table: Table, row: Row | None, secret: str | None) -> None:

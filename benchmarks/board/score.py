@@ -10,23 +10,20 @@ it by: how many epochs, and which share of the static host's training FLOPs, unt
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from board.cells import Cell
-from board.records import Episode, Record, RefusedError, Row, Table
-from esper_agents.baselines import BASELINES
+from board.entries import STATIC, Entry
+from board.records import Episode, RefusedError, Row, Table
 
 Floats = NDArray[np.float64]
 HARM = 0.01
 """An episode that ends more than this below the static host's has done harm: one point of test quality."""
-STATIC = "wait"
-"""The agent that leaves a host static, and the name of its entry."""
 HELD_OUT = "held-out"
 """All parts but the one that agents train on."""
 TRAIN = "train"
@@ -73,60 +70,6 @@ def groups(table: Table) -> list[Group]:
     return found
 
 
-@dataclass(frozen=True)
-class Entry:
-    """All that an agent played, over its training seeds."""
-
-    name: str
-    records: list[Record]
-
-    @cached_property
-    def episodes(self) -> dict[tuple[str, Cell, int | None, int], Episode]:
-        """(instance, cell, training seed, host seed) -> episode."""
-        found: dict[tuple[str, Cell, int | None, int], Episode] = {}
-        for record in self.records:
-            for episode in record.episodes:
-                key = record.instance, record.cell, record.training_seed, episode.seed
-                if key in found:
-                    raise RefusedError(f"{record} was played twice with host seed {episode.seed}")
-                found[key] = episode
-        return found
-
-    @cached_property
-    def runs(self) -> list[int | None]:
-        """Its training seeds; [None] of an agent that does not learn."""
-        return sorted({record.training_seed for record in self.records}, key=lambda run: (run is None, run))
-
-    def missing(self, group: Group, seeds: Mapping[str, Sequence[int]]) -> list[str]:
-        """What of a group it has not played, in words."""
-        lacking = {}
-        for instance, rows in group.rows.items():
-            for row in rows:
-                for run in self.runs:
-                    wanted = {(instance, row.cell, run, seed) for seed in seeds[instance]}
-                    if not wanted <= self.episodes.keys():
-                        lacking[f"{instance} ({row.cell.id}), training seed {run}"] = None
-        return list(lacking)
-
-
-def entries(records: Iterable[Record]) -> dict[str, Entry]:
-    """Records by the name of their entry, the static host first.
-
-    Raises:
-        RefusedError: an entry by several agents, or another agent under the name of a baseline.
-    """
-    named: dict[str, list[Record]] = {}
-    for record in records:
-        named.setdefault(record.entry, []).append(record)
-    for name, own in named.items():
-        algos = sorted({record.agent.algo for record in own})
-        if len(algos) > 1 or (name in BASELINES and algos != [name]):
-            raise RefusedError(
-                f"entry {name!r} was played by {algos}: one agent is required, and its own name"
-            )
-    return {name: Entry(name, named[name]) for name in sorted(named, key=lambda name: (name != STATIC, name))}
-
-
 class Grid:
     """Which host seeds everybody plays, and what the static host reaches on them.
 
@@ -147,7 +90,7 @@ class Grid:
             for seed, quality in zip(own.seeds, own.quality, strict=True):
                 self._quality[row.instance, row.cell, seed] = quality
             self.seeds[row.instance] = list(own.seeds)
-        played: dict[str, dict[Cell, list[int]]] = {}
+        self._played = played = dict[str, dict[Cell, list[int]]]()
         for (instance, cell, _, seed), episode in (static.episodes if static else {}).items():
             self._quality[instance, cell, seed] = episode.quality
             played.setdefault(instance, {}).setdefault(cell, []).append(seed)
@@ -156,6 +99,25 @@ class Grid:
             if any(seeds != first for seeds in others):
                 raise RefusedError(f"{STATIC} played {instance} on other host seeds under other budgets")
             self.seeds[instance] = first
+
+    def missing(self, entry: Entry, group: Group) -> list[str]:
+        """What an entry, or the static host, has not played of a group, in words."""
+        lacking = []
+        for instance, rows in group.rows.items():
+            seeds = self.seeds[instance]
+            for row in rows:
+                where = f"{instance} ({row.cell.id})"
+                wanted = [{(instance, row.cell, run, seed) for seed in seeds} for run in entry.runs]
+                gone = [
+                    f"{where}, training seed {run}"
+                    for run, keys in zip(entry.runs, wanted, strict=True)
+                    if not keys <= entry.episodes.keys()
+                ]
+                unpaired = not all((instance, row.cell, seed) in self._quality for seed in seeds)
+                if unpaired or (gone and row.cell not in self._played.get(instance, ())):
+                    gone = [f"{where}, which {STATIC!r} has not played"]
+                lacking += gone
+        return lacking
 
     def static(self, instance: str, cell: Cell, seed: int) -> float:
         """Test quality of the static host."""

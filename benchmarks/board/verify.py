@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from board import checks, records, submit
+from board.entries import entries
 from board.records import EPISODES, Record, RefusedError, Table
 from board.report import TABLE
 from board.rerun import rerun
-from board.score import entries
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -78,12 +78,7 @@ def read(folder: Path, entry: str | None) -> tuple[list[Record], list[str]]:
     Raises:
         RefusedError: there are none.
     """
-    good, problems = [], []
-    for path in records.found([folder]):
-        try:
-            good.append(records.read(path, Record))
-        except RefusedError as error:
-            problems.append(str(error))
+    good, problems = records.readable([folder])
     good = [record for record in good if entry in (None, record.entry)]
     if not good and not problems:
         raise RefusedError(f"{folder} holds no {EPISODES} of {entry!r}")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from board import headroom, records, report
 from board.canonical import sealed
-from board.records import RefusedError, Table
-from made_up_results import CELLS, SECRET, STATIC, luck, play, record, references, write
+from board.records import Record, RefusedError, Table
+from board.seeds import commitment
+from made_up_results import CELLS, HARDWARE, SECRET, STATIC, luck, play, record, references, write
 
 INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
 
@@ -113,7 +114,7 @@ CHANGES = {
 
 def sorted_out(folder, secret=None):
     table = records.read(folder / "references.json", Table)
-    return report.sorted_out(records.found([folder / "r"]), table, secret)
+    return report.sorted_out([folder / "r"], table, secret)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -156,6 +157,52 @@ def test_a_copy_of_a_result_counts_once(tmp_path):
     write(tmp_path / "r" / "b", values)
     good, left_out = sorted_out(tmp_path)
     assert (len(good), left_out) == (1, [])
+
+
+def counted(tmp_path, *folders):
+    table = records.read(references(tmp_path / "references.json", INSTANCES), Table)
+    return report.sorted_out([tmp_path / folder for folder in folders], table, None)
+
+
+def test_of_two_results_of_a_job_the_first_folders_counts(tmp_path):
+    for folder, gain, cpu in (("a", 0.0, "one"), ("b", -0.3, "another")):
+        machine = HARDWARE | {"cpu": cpu}
+        write(tmp_path / folder, record("wait", "T1-seeds-00", CELLS[0], gain, hardware=machine))
+    for first, second in (("a", "b"), ("b", "a")):
+        [kept], left_out = counted(tmp_path, first, second)
+        assert left_out == []
+        assert kept == records.read(tmp_path / first / "episodes.json", Record)
+    # from the same machine two results can't differ
+    other = record("wait", "T1-seeds-00", CELLS[0], 0.1, hardware=HARDWARE | {"cpu": "one"})
+    other["episodes"][2]["chain"] = "f" * 64
+    write(tmp_path / "b", sealed(other))
+    [kept], [reason] = counted(tmp_path, "a", "b")
+    assert kept.hardware.cpu == "one"
+    assert f"two results of one job differ, on host seeds [{other['episodes'][2]['seed']}]" in reason
+
+
+def test_in_a_folder_what_has_most_host_seeds_counts(tmp_path):
+    for seeds in (4, 6, 2):
+        write(tmp_path / "a" / str(seeds), record("wait", "T1-seeds-00", CELLS[0], 0.0, seeds=seeds))
+    [kept], left_out = counted(tmp_path, "a")
+    assert (len(kept.episodes), left_out) == (6, [])
+
+
+def test_a_name_that_is_taken_is_left_to_whom_it_belongs(tmp_path):
+    write(tmp_path / "a", record("mine", "T1-seeds-00", CELLS[0], 0.1, algo="esper_ppo"))
+    write(tmp_path / "b" / "1", record("mine", "T1-seeds-00", CELLS[1], 0.3, algo="ppo"))
+    write(tmp_path / "b" / "2", record("heuristic", "T1-seeds-00", CELLS[0], -0.3, algo="wait"))
+    [kept], left_out = counted(tmp_path, "a", "b")
+    assert kept.agent.algo == "esper_ppo"
+    assert sum("the name of a baseline, lent to 'wait'" in reason for reason in left_out) == 1
+    assert sum("an entry is one agent" in reason for reason in left_out) == 1
+
+
+def test_the_secret_that_everybody_knows_is_checked_though_nobody_tells_it(tmp_path):
+    path = references(tmp_path / "references.json", INSTANCES)
+    table = records.read(path, Table)
+    local = table.model_copy(update={"commitment": commitment("local")})
+    assert (report.revealed(None, local), report.revealed(None, table)) == ("local", None)
 
 
 def test_figures_that_are_none_are_refused(folder):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from board import figures, records, score
+from board.entries import entries
 from board.records import Record, RefusedError, Table
 from made_up_results import CELLS, ORACLE, STATIC, luck, play, record, references
 from scipy import stats
@@ -19,7 +20,7 @@ def table(tmp_path):
 
 
 def read(folder):
-    return score.entries(records.read(path, Record) for path in records.found([folder]))
+    return entries(records.read(path, Record) for path in records.found([folder]))
 
 
 def collected(table, folder):
@@ -149,21 +150,60 @@ def test_targets_are_half_way_to_the_oracle_and_medians_count_who_never_got_ther
 
 def test_the_name_of_a_baseline_is_not_lent_to_others():
     values = record("schedule", "T1-data-00", CELLS[0], 0.1, algo="esper_ppo")
-    with pytest.raises(RefusedError, match=r"'schedule' was played by \['esper_ppo'\]"):
-        score.entries([Record.model_validate(values)])
+    with pytest.raises(RefusedError, match="the name of a baseline, lent to 'esper_ppo'"):
+        entries([Record.model_validate(values)])
 
 
-def test_an_episode_counts_once():
+def test_a_result_counts_once():
     values = [record("ppo", "T1-data-00", CELLS[0], gain) for gain in (0.1, 0.2)]
-    entry = score.entries(map(Record.model_validate, values))["ppo"]
-    with pytest.raises(RefusedError, match=r"ppo on T1-data-00 .* was played twice with host seed"):
-        entry.episodes  # noqa: B018
+    with pytest.raises(RefusedError, match=r"ppo on T1-data-00 .*: was played twice"):
+        entries(map(Record.model_validate, values))
+
+
+def test_a_host_seed_stands_once_in_a_result():
+    values = record("ppo", "T1-data-00", CELLS[0], 0.1)
+    with pytest.raises(ValueError, match="a host seed stands twice among"):
+        Record.model_validate(values | {"episodes": [values["episodes"][0]] * 2})
+
+
+def agent(algo="esper_ppo", number=0, **config):
+    return {"algo": algo, "config": config or None, "checkpoint": {"path": "x", "sha256": str(number)}}
+
+
+PATCHWORK = {
+    "a specialist for an instance": ({"agent": agent(number=1)}, "a training run has one checkpoint"),
+    "other settings": ({"agent": agent(deterministic=True)}, "an entry is one agent, and this one is"),
+    "another algorithm": ({"agent": agent("ppo")}, "an entry is one agent, and this one is esper_ppo with"),
+    "one run as two": ({"agent": agent(), "run": 2}, "the checkpoint of another training seed"),
+}
+
+
+@pytest.mark.parametrize("fraud", PATCHWORK)
+def test_an_entry_is_one_agent_and_a_run_one_checkpoint(fraud):
+    changes, message = PATCHWORK[fraud]
+    first = record("mine", "T1-data-00", CELLS[0], 0.1, run=1, agent=agent())
+    second = record("mine", "T1-data-01", CELLS[0], 0.1, **({"run": 1} | changes))
+    with pytest.raises(RefusedError, match=message):
+        entries(map(Record.model_validate, (first, second)))
+
+
+def test_where_the_static_host_was_not_played_nobody_is_compared(table, tmp_path):
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "ppo", INSTANCES, 0.1)
+    for path in sorted((tmp_path / "r").rglob("*.json")):
+        values = json.loads(path.read_text())
+        if (values["entry"], values["instance"], values["cell"]) == ("wait", "T1-data-01", CELLS[3]):
+            path.unlink()
+    groups = collected(table, tmp_path / "r")
+    assert groups["data"]["entries"] == {}
+    assert groups["data"]["missing"]["ppo"] == ["T1-data-01 (3x2), which 'wait' has not played"]
+    assert "ppo" in groups["seeds"]["entries"]
 
 
 def test_the_static_host_is_to_be_played_on_the_same_seeds_everywhere(table):
     values = [record("wait", "T1-data-00", cell, 0.0, seeds=2 + n) for n, cell in enumerate(CELLS[:2])]
     with pytest.raises(RefusedError, match="wait played T1-data-00 on other host seeds"):
-        score.Grid(table, score.entries(map(Record.model_validate, values))["wait"])
+        score.Grid(table, entries(map(Record.model_validate, values))["wait"])
 
 
 def test_ids_say_tier_and_part():
