@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from board.entrants import ORACLE
+from board.entries import part_of
 from board.instances import environment_version, find
 from board.records import Record, RefusedError, Table
 from board.report import refuse_foreign
 from board.rerun import Rerun, differing
-from board.score import TRAIN, part_of
+from board.score import TRAIN
 from esper_agents import checkpoint
 from esper_agents.baselines import BASELINES
 
@@ -21,6 +22,9 @@ SAME_OP = 0.9
 """Share of the steps in which an agent has to choose the recorded op, on another machine."""
 ROUNDING = 1e-6
 """Relative difference of FLOPs."""
+RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "rules")
+COSTS = ("param_ratio", "flops", "flops_ratio", "epoch_flops")
+"""Figures that follow from the rules, on every machine."""
 
 
 def of_file(record: Record, table: Table, results: Path, secret: str | None) -> list[str]:
@@ -53,6 +57,8 @@ def _agent(record: Record, results: Path) -> Iterator[str]:
         known = {*BASELINES, ORACLE}
         if spec.algo not in known:
             yield f"no checkpoint of {spec.algo!r}: only {sorted(known)} need none"
+        elif record.training_seed is not None:
+            yield f"training seed {record.training_seed} of {spec.algo!r}, which is not trained"
         return
     path = results / spec.checkpoint.path
     if not path.resolve().is_relative_to(results.resolve()):
@@ -123,21 +129,31 @@ def _to_the_bit(record: Record, again: Rerun) -> Iterator[str]:
 
 
 def _roughly(record: Record, again: Rerun) -> Iterator[str]:
-    """On another machine: rules to the letter, quality within a point on average."""
+    """On another machine: rules and costs to the letter, quality within a point on average."""
     for episode, now in zip(record.episodes, again.episodes, strict=True):
-        fields = [
-            name for name in ("length", "stages", "invalid", "rules") if getattr(episode, name) != now[name]
-        ]
+        fields = [name for name in RULED if getattr(episode, name) != now[name]]
+        fields += [name for name in COSTS if not _alike(getattr(episode, name), now[name])]
         if fields:
             yield f"host seed {episode.seed}: the trace leads elsewhere ({', '.join(fields)})"
-    reported, found = (
-        [episode.quality for episode in record.episodes], [episode["quality"] for episode in again.episodes]
-    )  # fmt: skip
-    gap = float(np.mean(found)) - float(np.mean(reported)) if None not in found else np.nan
-    if not abs(gap) <= POINT:
-        yield f"mean quality {np.mean(reported):.4f} was reported, played again it is {gap:+.4f} from that"
-    if again.same_op < SAME_OP:
-        yield f"the agent chooses the recorded op in {again.same_op:.0%} of the steps, not in {SAME_OP:.0%}"
+    for name in ("quality", "val_quality"):
+        was = [getattr(episode, name) for episode in record.episodes]
+        found = [episode[name] for episode in again.episodes]
+        gap = _mean(found) - _mean(was)
+        if not abs(gap) <= POINT:
+            yield f"mean {name} {_mean(was):.4f} was reported, played again it is {gap:+.4f} from that"
+    for share, where in ((again.same_op, "the steps"), (again.same_acts, "the steps in which it acted")):
+        if share < SAME_OP:
+            yield f"the agent chooses the recorded op in {share:.0%} of {where}, not in {SAME_OP:.0%}"
+
+
+def _alike(was: float | list[float], now: float | list[float]) -> bool:
+    return np.shape(was) == np.shape(now) and bool(np.allclose(was, now, rtol=ROUNDING, atol=0))
+
+
+def _mean(figures: Sequence[float | Sequence[float | None]]) -> float:
+    """Of every episode's figure, or of its figures after every epoch that are numbers."""
+    values = [value for each in figures for value in (each if isinstance(each, list) else [each])]
+    return float(np.mean([value for value in values if value is not None] or [np.nan]))
 
 
 def _counted(record: Record, again: Rerun) -> Iterator[str]:
@@ -155,16 +171,19 @@ def absent(records: Sequence[Record], table: Table) -> list[str]:
     done = {(each.instance, each.cell, each.training_seed): _seeds(each) for each in records}
     tiers = {part_of(each.instance)[0] for each in records}
     runs = {each.training_seed for each in records}
-    found = []
+    found, counts = [], set()
     for row in table.rows:
         tier, part = part_of(row.instance)
         if not row.admitted or part == TRAIN or tier not in tiers:
             continue
-        seeds = {done.get((row.instance, row.cell, run)) for run in runs}
-        if None in seeds:
+        seeds = {done.get((row.instance, row.cell, run), frozenset()) for run in runs}
+        counts |= {len(each) for each in seeds if each}
+        if frozenset() in seeds:
             found.append(f"{row.instance} ({row.cell.id}) was not played by every training run")
         elif len(seeds) > 1:
             found.append(f"{row.instance} ({row.cell.id}) was played from other host seeds by other runs")
+    if len(counts) > 1:
+        found.append(f"instances were played from {sorted(counts)} host seeds: from as many everywhere")
     return found
 
 

@@ -63,7 +63,7 @@ def entrant(name: str, out: Path, settings: Mapping[str, Any], entry: str | None
     """The entrant that a name on the command line means.
 
     Args:
-        name: A baseline, or a checkpoint, a run or a folder of runs; a copy is kept among the results.
+        name: A baseline, or a checkpoint or a run; a copy is kept among the results.
         out: Folder of the results.
         settings: `schedule` or `plans`, `heuristic`, `deterministic`; those that concern the agent are used.
         entry: What tables call it; None for its algorithm.
@@ -130,14 +130,29 @@ def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def entrants(
     names: Sequence[str], out: Path, settings: Mapping[str, Any], entry: str | None
 ) -> list[Entrant]:
-    """All that are named, each once; runs of one entry need different training seeds.
+    """All that are named, each once; of a folder of runs every run.
 
     Raises:
-        ValueError: a name that means nothing, or two runs of an entry with the same training seed.
+        ValueError: a name that means nothing, two runs of an entry with the same training seed, or an entry
+            of several agents, which no report would take.
     """
-    found = [entrant(name, out, settings, entry) for name in names]
+    found = [entrant(each, out, settings, entry) for name in names for each in _runs(name)]
     keys = [(each.entry, each.training_seed) for each in found]
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)}: an entry has one run of each training seed")
+    for name in dict(keys):
+        algos = sorted({each.agent.algo for each in found if each.entry == name})
+        if len(algos) > 1 or (name in BASELINES and algos != [name]):
+            raise ValueError(
+                f"entry {name!r} would be {algos}: one agent is required, and not a baseline's name"
+            )
     return found
+
+
+def _runs(name: str) -> list[str]:
+    """The runs in a folder of them; anything else stays as it is."""
+    folder = Path(name)
+    if name in BASELINES or (folder / checkpoint.CHECKPOINT).is_file():
+        return [name]
+    return [str(path) for path in sorted(folder.glob(f"*/{checkpoint.CHECKPOINT}"))] or [name]

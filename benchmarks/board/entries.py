@@ -15,6 +15,15 @@ Key = tuple[str, str, Cell, int | None]
 """Entry, instance, budgets, training seed: what there is one result of."""
 
 
+def part_of(instance: str) -> tuple[str, str]:
+    """Tier and part of an instance's id, such as ("T1", "data") of "T1-data-03"."""
+    tier, _, rest = instance.partition("-")
+    part, _, number = rest.rpartition("-")
+    if not (tier and part and number.isdecimal()):
+        raise RefusedError(f"instance {instance!r} has no id of the form T1-data-03")
+    return tier, part
+
+
 @dataclass(frozen=True)
 class Entry:
     """All that an agent played, over its training seeds."""
@@ -38,12 +47,12 @@ class Entry:
 
 
 class Register:
-    """Takes records one by one; whoever comes first under a name has it."""
+    """Takes records one by one; whoever comes first under a name, in a tier, has it."""
 
     def __init__(self) -> None:
-        self._first: dict[str, Record] = {}
-        self._checkpoints: dict[tuple[str, int | None], CheckpointFile | None] = {}
-        self._seeds: dict[tuple[str, CheckpointFile], int | None] = {}
+        self._first: dict[tuple[str, str], Record] = {}
+        self._checkpoints: dict[tuple[str, str, int | None], CheckpointFile | None] = {}
+        self._seeds: dict[tuple[str, str, CheckpointFile], int | None] = {}
         self.results: dict[Key, Record] = {}
         """What was taken."""
 
@@ -54,24 +63,25 @@ class Register:
             RefusedError: another agent than the first one of that name, or one with other settings; another
                 checkpoint in a training run; the name of a baseline; what was there already.
         """
-        name, agent, run = record.entry, record.agent, record.training_seed
+        agent, run = record.agent, record.training_seed
+        name = record.entry, part_of(record.instance)[0]
         first = self._first.get(name, record).agent
-        if name in BASELINES and agent.algo != name:
+        if record.entry in BASELINES and agent.algo != record.entry:
             raise RefusedError(f"{record}: the name of a baseline, lent to {agent.algo!r}")
         if (agent.algo, agent.config) != (first.algo, first.config):
             was, now = (f"{each.algo} with {each.config}" for each in (first, agent))
             raise RefusedError(f"{record}: an entry is one agent, and this one is {was}, here {now}")
-        if self._checkpoints.get((name, run), agent.checkpoint) != agent.checkpoint:
+        if self._checkpoints.get((*name, run), agent.checkpoint) != agent.checkpoint:
             raise RefusedError(f"{record}: a training run has one checkpoint, which plays everything")
-        if agent.checkpoint is not None and self._seeds.get((name, agent.checkpoint), run) != run:
+        if agent.checkpoint is not None and self._seeds.get((*name, agent.checkpoint), run) != run:
             raise RefusedError(f"{record}: the checkpoint of another training seed")
-        key = name, record.instance, record.cell, run
+        key = record.entry, record.instance, record.cell, run
         if key in self.results:
             raise RefusedError(f"{record}: was played twice, one result of each is required")
         self._first.setdefault(name, record)
-        self._checkpoints[name, run] = agent.checkpoint
+        self._checkpoints[*name, run] = agent.checkpoint
         if agent.checkpoint is not None:
-            self._seeds[name, agent.checkpoint] = run
+            self._seeds[*name, agent.checkpoint] = run
         self.results[key] = record
 
     def repeated(self, record: Record) -> bool:

@@ -10,9 +10,8 @@ from stories_report import markdown
 
 from board import figures, plots, records
 from board.cells import Cell
-from board.records import Table
-from board.report import TABLE
-from board.score import part_of
+from board.entries import part_of
+from board.records import TABLE, Table
 from board.tables import MISSING
 
 ORDER = ("static", "static_large", "random", "heuristic", "schedule", "oracle")

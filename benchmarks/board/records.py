@@ -15,6 +15,10 @@ from board.canonical import content_hash, sealed
 from board.cells import Cell
 from board.entrants import AgentSpec
 from board.play import EPISODES, RECORD_VERSION
+from esper_agents.baselines.schedule import ScheduleConfig
+
+TABLE = Path(__file__).with_name("references_v1.json")
+"""The references that are shipped."""
 
 
 class RefusedError(ValueError):
@@ -155,6 +159,8 @@ class Row(_Model):
     admitted: bool
     differences: dict[str, Difference]
     references: dict[str, Reference]
+    plan: ScheduleConfig | None = None
+    """Of the reference `schedule`: the table's for these budgets."""
 
 
 class Table(_Model):
@@ -168,6 +174,8 @@ class Table(_Model):
     hardware: Hardware
     seconds: float
     sha256: str
+    plans: dict[str, ScheduleConfig] = {}
+    """Cell -> the schedule that was tuned for it."""
     rows: list[Row]
 
 
@@ -208,12 +216,16 @@ def table(paths: Sequence[Path]) -> Table:
         for name in ("environment_version", "commitment"):
             if getattr(other, name) != getattr(first, name):
                 raise RefusedError(f"{path} has another {name} than {paths[0]}: they do not belong together")
-    rows = [row for each in (first, *others) for row in each.rows]
+    rows = [
+        row.model_copy(update={"plan": each.plans.get(row.cell.id)})
+        for each in (first, *others)
+        for row in each.rows
+    ]
     keys = [(row.instance, row.cell.id) for row in rows]
     if len(set(keys)) < len(keys):
         raise RefusedError(f"{[str(path) for path in paths]} have rows of the same instance and budgets")
     if not others:
-        return first
+        return first.model_copy(update={"rows": rows})
     seal = content_hash([each.sha256 for each in (first, *others)])
     seconds = sum(each.seconds for each in (first, *others))
     return first.model_copy(update={"rows": rows, "seconds": seconds, "sha256": seal})

@@ -9,12 +9,11 @@ from pathlib import Path
 from board import figures, plots, records, tables
 from board.entries import STATIC, Register, entries
 from board.instances import find
-from board.records import Record, RefusedError, Row, Table
+from board.plans import plan_for
+from board.records import TABLE, Record, RefusedError, Row, Table
 from board.score import Grid
 from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds
-
-TABLE = Path(__file__).with_name("references_v1.json")
-"""The references that are shipped."""
+from esper_agents.baselines import BASELINES
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -117,7 +116,8 @@ def refuse_foreign(record: Record, table: Table, row: Row | None, secret: str | 
         secret: What the host seeds follow from, where it is revealed.
 
     Raises:
-        RefusedError: another version of the environment, another instance, or other host seeds.
+        RefusedError: another version of the environment, another instance, other host seeds, or a baseline
+            with settings of its own under its old name.
     """
     if record.environment_version != table.environment_version:
         raise RefusedError(
@@ -130,6 +130,10 @@ def refuse_foreign(record: Record, table: Table, row: Row | None, secret: str | 
         raise RefusedError(
             f"{record}: another instance of that name, by its hash {record.instance_hash[:12]}"
         )
+    if record.entry in BASELINES and not _as_measured(record, row):
+        raise RefusedError(
+            f"{record}: has other settings than the reference of that name: another name is required"
+        )
     if record.commitment != table.commitment:
         raise RefusedError(
             f"{record}: host seeds by another secret, committed to as {record.commitment[:12]}"
@@ -139,3 +143,14 @@ def refuse_foreign(record: Record, table: Table, row: Row | None, secret: str | 
         wanted = evaluation_seeds(secret, find(record.instance), len(played))
         if sorted(played) != sorted(wanted):
             raise RefusedError(f"{record}: host seeds {played}, by the secret they are {list(wanted)}")
+
+
+def _as_measured(record: Record, row: Row) -> bool:
+    """Whether an entry with the name of a baseline plays as that in the table does."""
+    config = record.agent.config or {}
+    if record.agent.algo != "schedule":
+        return not config
+    try:
+        return row.plan in (None, plan_for(config, record.cell))
+    except ValueError:
+        return False

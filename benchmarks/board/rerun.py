@@ -19,7 +19,7 @@ from board.trace import Recorder, TraceAgent, world
 from esper_agents.agent import Agent, Info
 from esper_agents.episodes import Step
 from esper_agents.evaluate import evaluate
-from esper_env import Head
+from esper_env import Head, Op
 
 
 class Shadow:
@@ -36,8 +36,10 @@ class Shadow:
 
     def __init__(self, agent: Agent, actions: Sequence[Sequence[Sequence[int]]]) -> None:
         self._agent, self._actions, self._trace = agent, actions, TraceAgent(actions)
-        self.steps, self.same_op = 0, 0
-        """How many were compared, and in how many the op was the same."""
+        self.same: list[bool] = []
+        """Of every step, whether the op was the same."""
+        self.acted: list[bool] = []
+        """Of every step, whether the recorded op was more than to wait."""
         self.other: list[tuple[int, int]] = []
         """(environment, step) in which the agent would have played another action, in any head."""
 
@@ -54,8 +56,8 @@ class Shadow:
         played, after = self._trace.act(obs, info, step)
         for env, steps in enumerate(self._actions):
             if step < len(steps):
-                self.steps += 1
-                self.same_op += bool(advice[env, Head.OP] == played[env, Head.OP])
+                self.same.append(bool(advice[env, Head.OP] == played[env, Head.OP]))
+                self.acted.append(bool(played[env, Head.OP] != Op.WAIT))
                 if not np.array_equal(advice[env], played[env]):
                     self.other.append((env, step))
         return played, (after, own)
@@ -78,6 +80,8 @@ class Rerun:
     """(episode, step) in which the agent would have done something else."""
     same_op: float
     """Share of the steps in which the agent chose the recorded op."""
+    same_acts: float
+    """The same of those steps alone in which more was done than to wait; 1 where there are none."""
 
 
 def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
@@ -104,8 +108,17 @@ def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
 
         episodes = recorder.records(evaluate(shadow, envs, seeds, watch).episodes)
         here = Hardware.model_validate(hardware(envs))
-    share = shadow.same_op / shadow.steps
-    return Rerun(episodes, here, count.params, count.flops, int(count.unseen.sum()), shadow.other, share)
+    same, acted = np.array(shadow.same), np.array(shadow.acted)
+    return Rerun(
+        episodes,
+        here,
+        count.params,
+        count.flops,
+        int(count.unseen.sum()),
+        shadow.other,
+        same_op=float(same.mean()),
+        same_acts=float(same[acted].mean()) if acted.any() else 1.0,
+    )
 
 
 def differing(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from board import jobs
+from board import jobs, records
 from board.cells import CELLS, Cell
 from board.entrants import Entrant, entrants
+from board.entries import part_of
 from board.instances import Instance, refuse_absent, select
 from board.play import Job
 from board.progress import JobProgress, duration
+from board.records import TABLE, Table
 from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds
 from esper_agents import config_file
 
@@ -30,7 +32,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         nargs="+",
         required=True,
         metavar="AGENT",
-        help="wait, random, schedule, heuristic; checkpoints, runs or folders of runs, one a training seed",
+        help="wait, random, schedule, heuristic; checkpoints, runs, or folders of runs of several seeds",
     )
     parser.add_argument("--entry", help="what tables call these agents (default: each by its algorithm)")
     parser.add_argument("--config", type=Path, help=f".json or .toml with settings of agents: {SETTINGS}")
@@ -40,6 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"hosts of every job (default: {SEEDS})")
     parser.add_argument("--secret", default=LOCAL_SECRET, help="what host seeds follow from (default: local)")
     add_place(parser, Path("runs/board"))
+    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.set_defaults(main=main)
 
 
@@ -105,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--seeds {args.seeds}: at least 1 is required")
     chosen, cells = grid(args)
     names = list(args.agents)
-    settings = _settings(args)
+    settings = _settings(args, _table(args.references))
     who = entrants(names, args.out, settings, args.entry)
     if not args.without_wait and YARDSTICK not in [each.entry for each in who]:
         who += entrants([YARDSTICK], args.out, settings, None)
@@ -133,6 +136,17 @@ def perform(todo: Sequence[Job], args: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _table(paths: Sequence[Path]) -> Table | None:
+    """The references; None where there are none yet, as before they are measured."""
+    return None if [*paths] == [TABLE] and not TABLE.is_file() else records.table(paths)
+
+
+def _settings(args: argparse.Namespace, table: Table | None) -> dict[str, Any]:
+    """Settings of agents; of the schedule, if nothing is said, those of the references."""
     values = config_file.read(args.config) if args.config else {}
+    if table and commitment(args.secret) != table.commitment:
+        print("The references are committed to another --secret: a report with them leaves these results out")
+    if table and not values.keys() & {"schedule", "plans"}:
+        plans = {row.cell.id: row.plan for row in table.rows if part_of(row.instance)[0] == args.tier}
+        values |= {"plans": {cell: plan.model_dump(mode="json") for cell, plan in plans.items() if plan}}
     return {key: values[key] for key in SETTINGS if key in values} | {"deterministic": args.deterministic}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from board.cells import Cell
-from board.entries import STATIC, Entry
+from board.entries import STATIC, Entry, part_of
 from board.records import Episode, RefusedError, Row, Table
 
 Floats = NDArray[np.float64]
@@ -42,15 +42,6 @@ class Group:
     def name(self) -> str:
         """For people."""
         return f"{self.tier} {self.part}"
-
-
-def part_of(instance: str) -> tuple[str, str]:
-    """Tier and part of an instance's id, such as ("T1", "data") of "T1-data-03"."""
-    tier, _, rest = instance.partition("-")
-    part, _, number = rest.rpartition("-")
-    if not (tier and part and number.isdecimal()):
-        raise RefusedError(f"instance {instance!r} has no id of the form T1-data-03")
-    return tier, part
 
 
 def groups(table: Table) -> list[Group]:

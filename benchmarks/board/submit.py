@@ -10,19 +10,23 @@ import hashlib
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from board import checks, records
 from board.canonical import content_hash, sealed
+from board.entries import entries
 from board.jobs import DESCRIPTION
-from board.records import Record, RefusedError, Table
-from board.report import TABLE
+from board.records import TABLE, Record, RefusedError, Table
+from board.report import revealed
 
 MANIFEST = "manifest.json"
 MOST = 2 * 2**30
 """Bytes that are unpacked at most."""
+DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, KeyError, UnicodeError, json.JSONDecodeError, RuntimeError)
+"""What reading a damaged file ends in; RuntimeError where it asks for a password or an unknown method."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,9 +48,10 @@ def main(args: argparse.Namespace) -> int:
     if not own:
         known = sorted({record.entry for record in paths.values()})
         raise RefusedError(f"{args.results} holds nothing of {args.entry!r}, only of {known}")
+    entries(own.values())
     wrong = [] if args.partial else checks.absent(list(own.values()), table)
     for record in own.values():
-        found = checks.of_file(record, table, args.results, None)
+        found = checks.of_file(record, table, args.results, revealed(None, table))
         wrong += [f"{record}: {problem}" for problem in found]
     for problem in wrong:
         print(f"WRONG: {problem}")
@@ -105,20 +110,20 @@ def unpacked(path: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, path, folder)
-        except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        except DAMAGE as error:
             raise RefusedError(f"{path} can't be read: {type(error).__name__}: {error}") from None
         yield folder
 
 
 def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
+    if sum(entry.file_size for entry in archive.infolist()) > MOST:
+        raise RefusedError(f"{path} holds more than {MOST} bytes")
     values = json.loads(archive.read(MANIFEST))
     if not isinstance(values, dict) or sealed(values) != values or not isinstance(values.get("files"), dict):
         raise RefusedError(f"{path}: {MANIFEST} was changed after it was written")
     names = sorted(archive.namelist())
     if names != sorted([MANIFEST, *values["files"]]):
         raise RefusedError(f"{path} holds other files than its {MANIFEST} says")
-    if sum(entry.file_size for entry in archive.infolist()) > MOST:
-        raise RefusedError(f"{path} holds more than {MOST} bytes")
     for name, digest in values["files"].items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise RefusedError(f"{path}: {name!r} would lie outside its folder")

@@ -248,6 +248,8 @@ def test_run_refuses_what_it_does_not_know(tmp_path, capsys):
         (("--agents", "wait", "wait"), "an entry has one run of each training seed"),
         (("--agents", "wait", "--seeds", 0), "--seeds 0: at least 1"),
         (("--agents", "wait", "--jobs", 0), "--jobs 0: at least 1"),
+        (("--agents", "heuristic", "--entry", "wait"), "entry 'wait' would be ['heuristic']"),
+        (("--agents", "wait", "--references", tmp_path / "none.json"), "none.json can't be read"),
     ):
         with pytest.raises(SystemExit) as ended:
             call("run", *words, "--out", tmp_path)

@@ -198,6 +198,27 @@ def test_a_name_that_is_taken_is_left_to_whom_it_belongs(tmp_path):
     assert sum("an entry is one agent" in reason for reason in left_out) == 1
 
 
+def test_a_rival_is_the_one_that_the_references_were_measured_with(tmp_path):
+    path, plan = references(tmp_path / "references.json", INSTANCES), {"start": 3}
+    plans = {"1.5x1": plan, "1.5x2": {}, "3x1": {}, "3x2": {}}
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"plans": plans})))
+    for number, (algo, config, entry) in enumerate(
+        [
+            ("schedule", {"plans": plans}, "schedule"),
+            ("schedule", {"schedule": {"start": 9}}, "mine"),
+            ("schedule", None, "schedule"),
+            ("schedule", {"schedule": {"no": 1}}, "schedule"),
+            ("heuristic", {"heuristic": {"x": 1}}, "heuristic"),
+        ]
+    ):
+        agent = {"algo": algo, "config": config, "checkpoint": None}
+        write(tmp_path / "r" / str(number), record(entry, "T1-seeds-00", CELLS[0], 0.0, agent=agent))
+    table = records.table([path])
+    good, left_out = report.sorted_out([tmp_path / "r"], table, None)
+    assert sorted(each.entry for each in good) == ["mine", "schedule"]
+    assert sum("has other settings than the reference of that name" in reason for reason in left_out) == 3
+
+
 def test_the_secret_that_everybody_knows_is_checked_though_nobody_tells_it(tmp_path):
     path = references(tmp_path / "references.json", INSTANCES)
     table = records.read(path, Table)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from board import figures, records, score
-from board.entries import entries
+from board.entries import entries, part_of
 from board.records import Record, RefusedError, Table
 from made_up_results import CELLS, ORACLE, STATIC, luck, play, record, references
 from scipy import stats
@@ -207,6 +207,6 @@ def test_the_static_host_is_to_be_played_on_the_same_seeds_everywhere(table):
 
 
 def test_ids_say_tier_and_part():
-    assert score.part_of("T2-reach-11") == ("T2", "reach")
+    assert part_of("T2-reach-11") == ("T2", "reach")
     with pytest.raises(RefusedError, match="'T1-x'"):
-        score.part_of("T1-x")
+        part_of("T1-x")

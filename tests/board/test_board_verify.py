@@ -9,7 +9,7 @@ from pathlib import Path
 
 import leaderboard
 import pytest
-from board import jobs, rerun, verify
+from board import jobs, records, rerun, submit, verify
 from board.canonical import content_hash, sealed
 from board.cells import Cell
 from board.entrants import entrant
@@ -177,13 +177,27 @@ FROM_THE_FILE = {
     "another instance": (lambda v: v.update(instance_hash="x"), "another instance of that name"),
     "no checkpoint": (lambda v: v["agent"].update(checkpoint=None), "no checkpoint of 'esper_ppo'"),
     "a lent name": (
-        lambda v: v["agent"].update(algo="wait", checkpoint=None, config=None), "something else in"
+        lambda v: v.update(
+            agent={"algo": "wait", "config": None, "checkpoint": None}, training_seed=None
+        ),
+        "something else in",
     ),
     "too large": (lambda v: v["episodes"][0].update(param_ratio=3.5), "3.500x parameters, 3x is the most"),
     "a missing trace": (lambda v: v["episodes"][0].pop("actions"), "episodes.0.actions: Field required"),
     "a missing digest": (lambda v: v.pop("sha256"), "sha256: Field required"),
     "costs that do not agree": (
         lambda v: v["episodes"][1].update(flops_ratio=0.5), "its epochs and of the whole do not agree"
+    ),
+    "a seed of no training": (
+        lambda v: v.update(agent={"algo": "random", "config": None, "checkpoint": None}),
+        "training seed 1 of 'random', which is not trained",
+    ),
+    "no such action": (lambda v: v["episodes"][0]["actions"][0].__setitem__(7, 99), "WRONG: esper_ppo"),
+    "half an action": (
+        lambda v: v["episodes"][0]["actions"].__setitem__(0, [0, 0]), "can't be played again: ValueError"
+    ),
+    "a seed twice": (
+        lambda v: v["episodes"][0].update(seed=v["episodes"][1]["seed"]), "a host seed stands twice among"
     ),
     "epochs beyond the budget": (
         lambda v: v["episodes"][0]["epoch_flops"].__setitem__(-2, 2.5), "went on after 2x FLOPs were spent"
@@ -225,6 +239,80 @@ def test_on_another_machine_rules_are_the_same_and_bits_are_not_asked_for(folder
     assert "was reported, played again it is -0.0150 from that" in refused(folder, capsys, "--share", 1)
     tamper(folder, "esper_ppo", lambda v: v["episodes"][0].update(rules="x"))
     assert "the trace leads elsewhere (rules)" in refused(folder, capsys, "--share", 1)
+
+
+ELSEWHERE = {
+    "a target that was never reached": (
+        lambda e: e.update(val_quality=[0.9] * e["length"]), "mean val_quality 0.9000 was reported"
+    ),
+    "a smaller network": (
+        lambda e: e.update(param_ratio=e["param_ratio"] - 0.2), "the trace leads elsewhere (param_ratio)"
+    ),
+    "cheaper epochs": (
+        lambda e: e.update(epoch_flops=[0.5 * e["epoch_flops"][0], *e["epoch_flops"][1:]]),
+        "the trace leads elsewhere (epoch_flops)",
+    ),
+    "no rollbacks": (lambda e: e.update(rollbacks=2), "the trace leads elsewhere (rollbacks)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fraud", ELSEWHERE)
+def test_who_names_another_machine_is_held_to_all_that_it_does_not_decide(folder, capsys, fraud):
+    edit, message = ELSEWHERE[fraud]
+
+    def elsewhere(values):
+        values["hardware"]["cpu"] = "another one"
+        for episode in values["episodes"]:
+            edit(episode)
+
+    tamper(folder, "heuristic", elsewhere)
+    assert message in refused(folder, capsys, "--share", 1)
+
+
+def test_the_few_steps_in_which_somebody_else_acted_are_found_on_every_machine(folder, capsys):
+    """Nine steps in ten are waiting, in which everybody agrees."""
+    _, values = paths(folder, "heuristic")
+    acts = sum(action[-1] != 0 for episode in values["episodes"] for action in episode["actions"])
+    steps = sum(episode["length"] for episode in values["episodes"])
+    honest = verify.rerun(records.read(paths(folder, "heuristic")[0], records.Record), folder / "results")
+    assert 0 < acts < steps
+    assert (honest.same_op, honest.same_acts) == (1, 1)
+
+    def lent(values):
+        values["hardware"]["cpu"] = "another one"
+        values["agent"]["algo"] = "wait"
+        values["entry"] = "mine"
+
+    tamper(folder, "heuristic", lent)
+    assert "the agent chooses the recorded op in 0% of the steps in which it acted" in refused(
+        folder, capsys, "--share", 1
+    )
+
+
+def test_other_numbers_of_host_seeds_are_found(folder, capsys):
+    table = json.loads((folder / "table.json").read_text())
+    path, values = paths(folder, "heuristic")
+    more = copy.deepcopy(table["rows"][0])
+    more["cell"]["params"] = values["cell"]["params"] = 1.5
+    (folder / "table.json").write_text(json.dumps(sealed(table | {"rows": [*table["rows"], more]})))
+    (path.parent.parent / "more").mkdir()
+    less = values | {"episodes": values["episodes"][:1]}
+    (path.parent.parent / "more" / path.name).write_text(json.dumps(sealed(less)))
+    assert "heuristic: instances were played from [1, 2] host seeds" in refused(folder, capsys)
+
+
+def test_that_host_seeds_were_not_checked_is_said(folder, capsys):
+    assert "host seeds were not checked" in call(folder, capsys)[1]
+    assert "host seeds were not checked" not in call(folder, capsys, "--secret", SECRET)[1]
+
+
+def test_a_file_that_would_fill_the_disk_is_refused(folder, capsys, monkeypatch):
+    packed = folder / "entry.zip"
+    call(folder, capsys, "--entry", "heuristic", "--out", packed, command="submit")
+    monkeypatch.setattr(submit, "MOST", 100)
+    with pytest.raises(SystemExit):
+        call(folder, capsys, results=packed)
+    assert "holds more than 100 bytes" in capsys.readouterr().err
 
 
 def test_an_entry_is_packed_and_verified_from_its_file(folder, capsys):
