@@ -180,6 +180,9 @@ def _in_processes(todo: Sequence[W], out: Path, workers: int, over: Callable[[W,
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    for job in [job for job in left if done(job, out)]:
+        over(job, "played")
+        left.remove(job)
     died = [job for job in left if _unfinished(job, out)]
     for job in died if died else left:  # to try all again might go on for ever
         (out / job.name).mkdir(parents=True, exist_ok=True)
@@ -189,9 +192,12 @@ def _in_processes(todo: Sequence[W], out: Path, workers: int, over: Callable[[W,
 
 
 def _unfinished(job: Work, out: Path) -> bool:
-    """Whether a process took it up and did not come to put it away."""
+    """Whether a process took it up, did not come to put it away, and is gone."""
     lock = out / job.name / LOCK
-    return not done(job, out) and lock.is_file() and lock.stat().st_size > 0
+    if not lock.is_file() or not lock.stat().st_size:
+        return False
+    with _claimed(lock) as free:
+        return free
 
 
 def _one_thread() -> None:

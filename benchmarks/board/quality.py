@@ -1,4 +1,8 @@
-"""What a network is worth, as a share: accuracy, or for text 1 - loss / loss of guessing."""
+"""What a network is worth, as a share: accuracy, or for text 1 - loss / loss of guessing.
+
+Who tells text worse than by guessing is worth what guessing is, 0: anybody can guess, and a network that
+broke must not outweigh all others in a mean.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +14,7 @@ from esper_env import HostFacts
 
 
 def quality(accuracy: ArrayLike, loss: ArrayLike, facts: HostFacts) -> NDArray[np.float64]:
-    """Shares in [0, 1] (below 0 for text that is told worse than by guessing); NaN where not measured.
+    """Shares in [0, 1]; NaN where not measured.
 
     Args:
         accuracy: Shares; NaN where the host reads text.
@@ -18,7 +22,7 @@ def quality(accuracy: ArrayLike, loss: ArrayLike, facts: HostFacts) -> NDArray[n
         facts: Of the host, for the loss of guessing.
     """
     shares = np.asarray(accuracy, dtype=np.float64)
-    told = 1 - np.asarray(loss, dtype=np.float64) / facts.chance_loss
+    told = np.maximum(1 - np.asarray(loss, dtype=np.float64) / facts.chance_loss, 0)
     return np.where(np.isnan(shares), told, shares)
 
 

@@ -61,7 +61,7 @@ class Episode(_Model):
     """Of the host."""
     length: int = Field(ge=1)
     total_reward: float
-    quality: float = Field(le=1)
+    quality: float = Field(ge=0, le=1)
     """Of the harvested network on the test split: accuracy, or 1 - loss / ln(vocabulary)."""
     val_quality: list[float | None]
     """After every epoch, before any harvest."""

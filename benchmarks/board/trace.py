@@ -88,7 +88,7 @@ class Recorder:
             record["epoch_flops"].append(float(flops[env]) / self._static_flops)
             if step.ended[env]:
                 self._ended.add(env)
-                record["quality"] = _known(self._quality(step, "test")[env])
+                record["quality"] = _known(self._quality(step, "test")[env]) or 0.0  # no number: guessing
                 record["flops"] = float(flops[env])
                 record["state"] = state_digest(self._envs.get_state(env))
 
