@@ -27,10 +27,12 @@ class Cell(BaseModel):
         Raises:
             ValueError: another form.
         """
-        params, cross, compute = name.partition("x")
-        if not cross:
-            raise ValueError(f"cell {name!r}: PARAMSxCOMPUTE is required, such as '1.5x2'")
-        return cls(params=float(params), compute=float(compute))
+        params, _, compute = name.partition("x")
+        try:
+            return cls(params=float(params), compute=float(compute))
+        except ValueError:
+            wanted = "PARAMSxCOMPUTE is required, at least 1 and above 0"
+            raise ValueError(f"cell {name!r}: {wanted}, such as '1.5x2'") from None
 
     def overrides(self) -> dict[str, float]:
         """Of the environment's configuration."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from board.cells import Cell
 from board.oracle import player
@@ -21,6 +21,8 @@ from esper_env import EsperVectorEnv
 
 ORACLE = "search"
 """Of agents that lead a `life` which was found by a search."""
+NAME = r"^[^|<>\[\]`\p{Cc}]{1,80}$"
+"""What an entry may be called: nothing that would change a table."""
 KEPT = "agents"
 """Folder, among the results, of copies of the checkpoints that played."""
 
@@ -53,7 +55,7 @@ class Entrant(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    entry: str
+    entry: str = Field(pattern=NAME)
     """What tables call it; the runs of an algorithm share it."""
     agent: AgentSpec
     training_seed: int | None = None

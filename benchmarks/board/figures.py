@@ -63,6 +63,7 @@ def collected(table: Table, entries: Mapping[str, Entry], grid: Grid) -> list[Fi
         rows = {
             name: _figures(pairs, scores[name])
             | _spent(entries[name], group)
+            | {"algo": entries[name].records[0].agent.algo}
             | {"against": _against(name, scores), "profile": _profile(scores[name])}
             for name, pairs in played.items()
         }

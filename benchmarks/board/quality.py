@@ -27,9 +27,12 @@ def quality(accuracy: ArrayLike, loss: ArrayLike, facts: HostFacts) -> NDArray[n
 
 
 def qualities(episodes: Sequence[Episode], facts: HostFacts, split: str = "test") -> list[float]:
-    """Of every episode: on the test split after the harvest, or with `val` on validation before it."""
+    """Of every episode: on the test split after the harvest, or with `val` on validation before it.
+
+    A network whose loss is no number is worth what guessing is.
+    """
     measured = (
         [episode.measured[f"{split}_{name}"] for episode in episodes] for name in ("accuracy", "loss")
     )
     accuracy, loss = (np.array(values, dtype=np.float64) for values in measured)
-    return [float(value) for value in quality(accuracy, loss, facts)]
+    return [float(value) for value in np.nan_to_num(quality(accuracy, loss, facts))]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from board.canonical import content_hash, sealed
 from board.cells import Cell
-from board.entrants import AgentSpec
+from board.entrants import NAME, AgentSpec
 from board.play import EPISODES, RECORD_VERSION
 from esper_agents.baselines.schedule import ScheduleConfig
 
@@ -98,7 +98,7 @@ class Record(_Model):
 
     version: int
     environment_version: str
-    entry: str
+    entry: str = Field(pattern=NAME)
     agent: AgentSpec
     training_seed: int | None
     instance: str

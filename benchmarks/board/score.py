@@ -146,9 +146,9 @@ def headroom(row: Row) -> float:
 
 
 def target(row: Row) -> float:
-    """Validation quality that is to be reached."""
+    """Validation quality that is to be reached; NaN, which nobody reaches, where it was never a number."""
     static, oracle = (
-        np.mean([quality for quality in row.references[name].val_quality if quality is not None])
+        np.mean([quality for quality in row.references[name].val_quality if quality is not None] or [np.nan])
         for name in ("static", "oracle")
     )
     return float(static + 0.5 * (oracle - static))
@@ -163,7 +163,7 @@ def reached(quality: Sequence[float | None], wanted: float, spent: Sequence[floa
         spent: After every epoch.
     """
     for epoch, now in enumerate(quality):
-        if now is None or now < wanted:
+        if now is None or not now >= wanted:  # nor if nobody knows what was wanted
             continue
         before = quality[epoch - 1] if epoch else None
         if before is None:

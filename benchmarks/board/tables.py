@@ -62,7 +62,7 @@ def _group(group: Figures) -> Iterator[str]:
     else:
         columns = COLUMNS if group["part"] == HELD_OUT else SHORT
         names = sorted(rows, key=lambda name: -(rows[name]["iqm"][0]))
-        lines = [[name, *(read(rows[name]) for read in columns.values())] for name in names]
+        lines = [[_named(name, rows), *(read(rows[name]) for read in columns.values())] for name in names]
         yield markdown(["agent", *columns], lines) + "\n"
         if group["part"] == HELD_OUT:
             yield from _questions(rows)
@@ -71,6 +71,12 @@ def _group(group: Figures) -> Iterator[str]:
     for name, of in group["missing"].items():
         more = f" and {len(of) - 3} more" if len(of) > 3 else ""
         yield f"- {name} has not played all: {', '.join(of[:3])}{more} missing\n"
+
+
+def _named(name: str, rows: dict[str, Figures]) -> str:
+    """An entry, and what it is where its name does not say it."""
+    algo = rows[name]["algo"]
+    return name if name == algo else f"{name} ({algo})"
 
 
 def _questions(rows: dict[str, Figures]) -> Iterator[str]:

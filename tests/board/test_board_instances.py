@@ -110,8 +110,9 @@ def test_the_tables_of_contents():
     assert all(Cell.of(cell.id) == cell for cell in CELLS["T1"])
     with pytest.raises(ValueError, match="'T1-nothing' is not known: 'held-out'"):
         select("T1", ["T1-nothing"])
-    with pytest.raises(ValueError, match="'big': PARAMSxCOMPUTE is required"):
-        Cell.of("big")
+    for wrong in ("big", "ax2", "0.5x1", "1x0", "1.5xnan"):
+        with pytest.raises(ValueError, match=f"'{wrong}': PARAMSxCOMPUTE is required"):
+            Cell.of(wrong)
 
 
 def test_an_instance_is_what_its_hash_says():

@@ -219,6 +219,15 @@ def test_a_rival_is_the_one_that_the_references_were_measured_with(tmp_path):
     assert sum("has other settings than the reference of that name" in reason for reason in left_out) == 3
 
 
+def test_a_table_says_what_an_entry_is_and_no_name_changes_it(folder):
+    play(folder / "r", "mine", INSTANCES, 0.1, algo="esper_ppo")
+    made(folder)
+    assert row((folder / "o" / "report.md").read_text(), "mine (esper_ppo)", "score, IQM").startswith("0.500")
+    for name in ("a | b", "[a](b)", "a\nb", ""):
+        with pytest.raises(ValueError, match="entry"):
+            Record.model_validate(record(name, "T1-seeds-00", CELLS[0], 0.1))
+
+
 def test_the_secret_that_everybody_knows_is_checked_though_nobody_tells_it(tmp_path):
     path = references(tmp_path / "references.json", INSTANCES)
     table = records.read(path, Table)

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from board import rerun
 from board.cells import Cell
 from board.entrants import AgentSpec, Entrant
 from board.play import Job, play
-from board.quality import quality
+from board.quality import qualities, quality
 from board.records import Record
 from board.trace import Recorder, replay
 from tiny import tiny
@@ -74,4 +75,6 @@ def test_text_told_worse_than_by_guessing_is_worth_what_guessing_is():
     with closing(EsperVectorEnv(1, "stories", host="gpt_micro", data="procedural", engine="null")) as envs:
         chance = envs.facts.chance_loss
         found = quality([np.nan] * 4, [0.0, chance / 2, 2 * chance, np.inf], envs.facts)
+        broken = SimpleNamespace(measured={"test_accuracy": None, "test_loss": None})
+        assert qualities([broken], envs.facts) == [0]
     assert found.tolist() == [1, 0.5, 0, 0]

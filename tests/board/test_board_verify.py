@@ -1,94 +1,16 @@
 """Verification of real results: what is honest passes, to the last bit; every kind of fraud is named."""
 
 import copy
-import io
 import json
-import shutil
-import zipfile
-from pathlib import Path
 
-import leaderboard
 import pytest
-from board import jobs, records, rerun, submit, verify
-from board.canonical import content_hash, sealed
-from board.cells import Cell
+from board import records, verify
+from board.canonical import sealed
 from board.entrants import entrant
-from board.instances import environment_version, find
-from board.play import Job
-from board.seeds import commitment, evaluation_seeds
-from made_up_results import SECRET, references
-
-from esper_agents.config import build
-from esper_agents.train import train
-
-INSTANCE, CELL = "T1-seeds-00", Cell(params=3, compute=2)
-SMALL = {
-    "algo": "esper_ppo", "env": "EsperMicro-v0", "episode_length": 6, "num_envs": 2, "rounds": 1,
-    "ppo_epochs": 1, "memory_size": 4, "hidden_size": 4, "eval_episodes": 1, "compare": [],
-    "overrides": {"engine.name": "null"},
-}  # fmt: skip
-MEMORY = {}
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory):
-    """Results of the heuristic and of a (hardly) trained agent, the table, and another checkpoint."""
-    folder = tmp_path_factory.mktemp("honest")
-    for seed in (1, 2):
-        train(build({**SMALL, "logdir": str(folder / f"run{seed}"), "seed": seed}), None, io.StringIO())
-    instance, results = find(INSTANCE), folder / "results"
-    for name in ("heuristic", str(folder / "run1")):
-        job = Job(
-            entrant=entrant(name, results, {}), instance=instance, cell=CELL,
-            seeds=tuple(evaluation_seeds(SECRET, instance, 2)), commitment=commitment(SECRET),
-        )  # fmt: skip
-        assert jobs.perform(job, results) == "played", (results / job.name / jobs.ERROR).read_text()
-    references(folder / "table.json", (INSTANCE,), cells=(CELL.model_dump(),))
-    table = json.loads((folder / "table.json").read_text()) | {"environment_version": environment_version()}
-    (folder / "table.json").write_text(json.dumps(sealed(table)))
-    return folder
-
-
-@pytest.fixture
-def folder(honest, tmp_path, monkeypatch):
-    """A copy to tamper with; what was played again once is remembered."""
-    shutil.copytree(honest, tmp_path / "copy")
-
-    def remembered(record, results, device="cpu"):
-        spec = record.agent.checkpoint
-        played = [[e.seed, e.actions] for e in record.episodes], record.agent.algo, spec and spec.sha256
-        key = content_hash(played)
-        if key not in MEMORY:
-            MEMORY[key] = rerun.rerun(record, results, device)
-        return MEMORY[key]
-
-    monkeypatch.setattr(verify, "rerun", remembered)
-    return tmp_path / "copy"
-
-
-def paths(folder, entry):
-    """Of an entry's only result."""
-    found = {p: json.loads(p.read_text()) for p in (folder / "results").rglob("episodes.json")}
-    return next((path, values) for path, values in found.items() if values["entry"] == entry)
-
-
-def tamper(folder, entry, edit, seal=True):
-    path, values = paths(folder, entry)
-    edit(values)
-    path.write_text(json.dumps(sealed(values) if seal else values))
-
-
-def call(folder, capsys, *words, command="verify", results=None):
-    words = [command, results or folder / "results", "--references", folder / "table.json", *words]
-    code = leaderboard.main([*map(str, words)])
-    return code, capsys.readouterr().out
-
-
-def refused(folder, capsys, *words):
-    code, out = call(folder, capsys, *words)
-    assert code == 1
-    assert "REFUSED" in out
-    return "\n".join(line for line in out.splitlines() if line.startswith("WRONG"))
+from board.instances import find
+from board.seeds import evaluation_seeds
+from entered import INSTANCE, call, paths, refused, tamper
+from made_up_results import SECRET
 
 
 def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
@@ -304,66 +226,3 @@ def test_other_numbers_of_host_seeds_are_found(folder, capsys):
 def test_that_host_seeds_were_not_checked_is_said(folder, capsys):
     assert "host seeds were not checked" in call(folder, capsys)[1]
     assert "host seeds were not checked" not in call(folder, capsys, "--secret", SECRET)[1]
-
-
-def test_a_file_that_would_fill_the_disk_is_refused(folder, capsys, monkeypatch):
-    packed = folder / "entry.zip"
-    call(folder, capsys, "--entry", "heuristic", "--out", packed, command="submit")
-    monkeypatch.setattr(submit, "MOST", 100)
-    with pytest.raises(SystemExit):
-        call(folder, capsys, results=packed)
-    assert "holds more than 100 bytes" in capsys.readouterr().err
-
-
-def test_an_entry_is_packed_and_verified_from_its_file(folder, capsys):
-    packed = folder / "entry.zip"
-    code, out = call(folder, capsys, "--entry", "esper_ppo", "--out", packed, command="submit")
-    assert code == 0, out
-    first = packed.read_bytes()
-    call(folder, capsys, "--entry", "esper_ppo", "--out", packed, command="submit")
-    assert packed.read_bytes() == first
-    code, out = call(folder, capsys, results=packed)
-    assert (code, out.count("ok: esper_ppo, training seed 1 on T1-seeds-00 (3x2), 2 episodes")) == (0, 1)
-
-
-def test_a_file_in_which_something_was_changed_is_refused(folder, capsys, tmp_path):
-    packed = folder / "entry.zip"
-    call(folder, capsys, "--entry", "heuristic", "--out", packed, command="submit")
-    with zipfile.ZipFile(packed) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    manifest = json.loads(contents["manifest.json"])
-    assert set(manifest["files"]) == set(contents) - {"manifest.json"}
-    assert (manifest["entry"], manifest["episodes"]) == ("heuristic", 2)
-    result = next(name for name in contents if name.endswith("episodes.json"))
-    outside = sealed(manifest | {"files": {"../x": manifest["files"][result]}})
-    changes = {
-        f"{result} is not what manifest.json says": {**contents, result: contents[result] + b" "},
-        "holds other files than its manifest.json says": {**contents, "more": b""},
-        "manifest.json was changed": {
-            **contents,
-            "manifest.json": json.dumps(manifest | {"episodes": 3}).encode(),
-        },
-        "'../x' would lie outside": {
-            "manifest.json": json.dumps(outside).encode(),
-            "../x": contents[result],
-        },
-        "can't be read: KeyError": {result: contents[result]},
-    }
-    for message, changed in changes.items():
-        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-            for name, content in changed.items():
-                archive.writestr(name, content)
-        with pytest.raises(SystemExit):
-            leaderboard.main(
-                ["verify", str(tmp_path / "bad.zip"), "--references", str(folder / "table.json")]
-            )
-        assert message in capsys.readouterr().err
-    assert not Path(tmp_path / "x").exists()
-
-
-def test_what_is_wrong_is_not_packed(folder, capsys):
-    tamper(folder, "heuristic", lambda v: v["episodes"][0].update(param_ratio=3.5))
-    code, out = call(folder, capsys, "--entry", "heuristic", "--out", folder / "e.zip", command="submit")
-    assert code == 1
-    assert "3.500x parameters" in out
-    assert not (folder / "e.zip").exists()
