@@ -83,6 +83,11 @@ class Rerun:
     same_acts: float
     """The same of those steps alone in which more was done than to wait; 1 where there are none."""
 
+    def gap(self, record: Record) -> float:
+        """Mean test quality here, less what was reported."""
+        here, there = ([each["quality"] for each in self.episodes], [e.quality for e in record.episodes])
+        return float(np.mean(here) - np.mean(there))
+
 
 def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
     """Play all episodes of a job again, side by side as they were.

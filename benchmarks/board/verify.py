@@ -3,8 +3,8 @@
 Every file is checked: form, digest, versions, instance, commitment, budgets, checkpoint. A share of the jobs
 is played again along its traces, with the agent asked at every step, and parameters and FLOPs are counted
 anew. On the same CPU model, threads, torch and kernels all must be equal to the last bit, the agent's choices
-too; elsewhere length, masks and stages must be, mean test quality within a point, and the agent must choose
-the recorded op nine times in ten: that is marked "not bit-verified".
+too; elsewhere length, masks, stages and costs must be, mean quality within a point, and the agent must choose
+the recorded op nine times in ten, and of those that are not to wait: that is marked "not bit-verified".
 """
 
 import argparse
@@ -122,9 +122,9 @@ def played(record: Record, folder: Path, device: str) -> int:
     for problem in problems:
         print(f"WRONG: {record}: {problem}")
     if not problems:
-        how = (
-            "to the last bit" if bits else f"not bit-verified: {record.hardware} there, {again.hardware} here"
-        )
+        machines = f"{record.hardware} there, {again.hardware} here"
+        elsewhere = f"not bit-verified: {machines}, quality {again.gap(record):+.4f}"
+        how = "to the last bit" if bits else elsewhere
         unseen = f"; {again.unseen} epochs undone by the governor not recounted" if again.unseen else ""
         print(f"ok: {record}, {len(record.episodes)} episodes, {how}{unseen}", flush=True)
     return len(problems)

@@ -157,6 +157,7 @@ def test_on_another_machine_rules_are_the_same_and_bits_are_not_asked_for(folder
     code, out = call(folder, capsys, "--entry", "esper_ppo")
     assert code == 0, out
     assert "2 episodes, not bit-verified: another one, 1 thread, torch" in out
+    assert "here, quality -0.0050" in out
     tamper(folder, "esper_ppo", lambda v: [e.update(quality=e["quality"] + 0.01) for e in v["episodes"]])
     assert "was reported, played again it is -0.0150 from that" in refused(folder, capsys, "--share", 1)
     tamper(folder, "esper_ppo", lambda v: v["episodes"][0].update(rules="x"))
