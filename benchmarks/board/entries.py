@@ -106,7 +106,8 @@ def entries(records: Iterable[Record]) -> dict[str, Entry]:
     Raises:
         RefusedError: see `Register.add`.
     """
-    register, named = Register(), {}
+    register = Register()
+    named: dict[str, list[Record]] = {}
     for record in records:
         register.add(record)
         named.setdefault(record.entry, []).append(record)
