@@ -1,6 +1,7 @@
 """What a network is worth, as a share: accuracy, or for text 1 - loss / loss of guessing."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +24,17 @@ def quality(accuracy: ArrayLike, loss: ArrayLike, facts: HostFacts) -> NDArray[n
 
 
 def qualities(episodes: Sequence[Episode], facts: HostFacts, split: str = "test") -> list[float]:
-    """Of every episode: on the test split after the harvest, or with `val` on validation before it."""
+    """Of every episode: on the test split after the harvest, or with `val` on validation before it.
+
+    A network whose loss is no number tells no better than guessing: 0.
+    """
     measured = (
         [episode.measured[f"{split}_{name}"] for episode in episodes] for name in ("accuracy", "loss")
     )
     accuracy, loss = (np.array(values, dtype=np.float64) for values in measured)
-    return [float(value) for value in quality(accuracy, loss, facts)]
+    return known(quality(accuracy, loss, facts).tolist())
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """Qualities of whole episodes, 0 where they were no numbers: none of them is left out of a mean."""
+    return [value if value is not None and math.isfinite(value) else 0.0 for value in values]
