@@ -56,11 +56,11 @@ def document(table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"{len(admitted)} of {len(rows)} pairs of instance and budgets are admitted.\n"
     yield markdown(["points", "rows", *(f"{q}th percentile" for q in QUARTILES)], _distributions(rows)) + "\n"
     yield "Size, FLOPs: of the large static host, as multiples of the oracle's; both should be 1.\n"
-    yield markdown([*_COLUMNS, *ORDER, *_NAMES.values(), "admitted"], map(_line, rows)) + "\n"
+    columns = ["instance", "budgets", *ORDER, *_NAMES.values(), "size, FLOPs", "admitted"]
+    yield markdown(columns, map(_line, rows)) + "\n"
 
 
 _NAMES = {"oracle_static": "oracle - static", "oracle_schedule": "oracle - schedule"}
-_COLUMNS = ("instance", "budgets", "size, FLOPs")
 
 
 def _distributions(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[object]]:
@@ -81,8 +81,8 @@ def _distributions(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[object]]:
 def _line(row: Mapping[str, Any]) -> list[object]:
     reached = [f"{100 * row['quality'][name]:.1f}" if name in row["quality"] else MISSING for name in ORDER]
     gaps = [_gap(row["differences"][key]) for key in _NAMES]
-    head = row["instance"], Cell(**row["cell"]).id, _fairness(row)
-    return [*head, *reached, *gaps, "yes" if row["admitted"] else "no"]
+    head = row["instance"], Cell(**row["cell"]).id
+    return [*head, *reached, *gaps, _fairness(row), "yes" if row["admitted"] else "no"]
 
 
 def _fairness(row: Mapping[str, Any]) -> str:

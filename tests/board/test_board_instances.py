@@ -80,6 +80,22 @@ def test_hosts_and_lengths_that_are_held_out_are_never_trained_on(tier):
         assert not trained & set().union(*(possible(family[path]) for _, family in parts[part]))
 
 
+def apart(one, other):
+    """Whether no value that one rule draws is one that the other does."""
+    if isinstance(one, Between) and isinstance(other, Between):
+        return one.high < other.low or other.high < one.low
+    return not possible(one) & possible(other)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_data_that_are_held_out_differ_from_all_that_is_trained_on_in_a_whole_range(tier):
+    parts = families.FAMILIES[tier]
+    for _, new in parts["data"]:
+        for _, trained in parts["train"]:
+            data = [path for path in new if path == "task.data" or path.startswith("task.difficulty.")]
+            assert any(apart(new[path], trained[path]) for path in data)
+
+
 @given(st.text(max_size=20), st.sampled_from([each.id for tier in TIERS for each in instances(tier)]))
 def test_seeds_for_different_purposes_never_meet(secret, name):
     instance = find(name)
