@@ -172,6 +172,22 @@ def test_hardly_a_place_is_trained_for_nothing(monkeypatch):
     assert plan(12, steps=30 * (3 + 5 * 12 + 2)).steps == sum(trained) == 30 * (3 + 5 * 12)
 
 
+def test_a_place_that_has_nothing_left_to_play_rests(monkeypatch):
+    players, trained = Players(make(4)), []
+    engine = type(players.envs._engine)
+    epoch = engine.epoch
+
+    def noted(self, playing):
+        trained.append(int(playing.sum()))
+        return epoch(self, playing)
+
+    monkeypatch.setattr(engine, "epoch", noted)
+    alone = players.play([Job(Life(), seed) for seed in (1, 2, 3, 4, 5)])
+    assert sum(trained) == players.steps == 5 * 30
+    assert players.play([Job(Life(), 5)]) == alone[4:]
+    assert sum(trained) == players.steps + 3  # at rest after the first epoch
+
+
 def test_an_objective_of_ones_own_is_what_is_searched_for():
     config = SearchConfig(steps=5000, generation=16, starts=("wait",), confirm=0.1)
     least = search_plan(lambda n: make(n), [3, 4], config, lambda episode: -episode.measured["param_ratio"])
