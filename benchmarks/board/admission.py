@@ -10,6 +10,8 @@ import numpy as np
 
 LIMITS = {"oracle_static": ("oracle", "static", 5.0), "oracle_schedule": ("oracle", "schedule", 2.0)}
 """Difference -> its two references, and how many standard errors it has to be above 0."""
+LEAST = 8
+"""Hosts below which nothing is admitted: a standard error of few differences says little."""
 
 
 def difference(better: Sequence[float], worse: Sequence[float]) -> dict[str, float | None]:
@@ -30,7 +32,7 @@ def difference(better: Sequence[float], worse: Sequence[float]) -> dict[str, flo
 
 
 def judged(references: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The differences of a row, and whether it is admitted: all of them are far enough above 0.
+    """The differences of a row, and whether it is admitted: hosts enough, and all are far enough above 0.
 
     Args:
         references: Name -> `seeds` and `quality`, one a host.
@@ -38,7 +40,7 @@ def judged(references: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: references that did not play the same hosts.
     """
-    found, admitted = {}, True
+    found, admitted = {}, len(references["oracle"]["seeds"]) >= LEAST
     for name, (better, worse, limit) in LIMITS.items():
         a, b = references[better], references[worse]
         if a["seeds"] != b["seeds"]:

@@ -77,7 +77,7 @@ LOOKS = _difficulty(
 )  # fmt: skip
 """Of the procedural images that agents may train on."""
 FAMILIAR: Family = {
-    "horizon": OneOf((28, 30, 32)),
+    "horizon": 30,  # one for all: whoever trains on many instances plays rounds of one length
     "host.name": "micro",
     "host.slots": OneOf(
         (["block1.relu", "block2.relu", "block3.relu"], ["block1.relu", "block1.pool", "block2.relu"])
@@ -138,7 +138,7 @@ T1: dict[str, tuple[tuple[str, Family], ...]] = {
 """Part -> preset and family of its instances, in turn: what a laptop can play."""
 WIDE: Family = {
     **{path: rule for path, rule in FAMILIAR.items() if not path.startswith("task.")},
-    "horizon": OneOf((38, 40, 42)),
+    "horizon": 40,
     "task.data": "procedural",
     "task.train_size": 16_384,
     "task.val_size": 2_000,

@@ -184,6 +184,7 @@ def room(table: Table) -> list[Figures]:
             "differences": {name: each.model_dump() for name, each in row.differences.items()},
             "quality": {name: float(np.mean(each.quality)) for name, each in row.references.items()},
             "param_ratio": {name: float(np.mean(each.param_ratio)) for name, each in row.references.items()},
+            "flops_ratio": {name: float(np.mean(each.flops_ratio)) for name, each in row.references.items()},
         }
         for row in table.rows
     ]

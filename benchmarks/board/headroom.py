@@ -54,7 +54,9 @@ def document(table: Table, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "Admitted: oracle - static >= 5 standard errors and oracle - schedule >= 2.\n"
     yield f"{len(admitted)} of {len(rows)} pairs of instance and budgets are admitted.\n"
     yield markdown(["points", "rows", *(f"{q}th percentile" for q in QUARTILES)], _distributions(rows)) + "\n"
-    yield markdown(["instance", "budgets", *ORDER, *_NAMES.values(), "admitted"], map(_line, rows)) + "\n"
+    yield "Size, FLOPs: of the large static host, as multiples of the oracle's; both should be 1.\n"
+    columns = ["instance", "budgets", *ORDER, *_NAMES.values(), "size, FLOPs", "admitted"]
+    yield markdown(columns, map(_line, rows)) + "\n"
 
 
 _NAMES = {"oracle_static": "oracle - static", "oracle_schedule": "oracle - schedule"}
@@ -78,7 +80,16 @@ def _distributions(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[object]]:
 def _line(row: Mapping[str, Any]) -> list[object]:
     reached = [f"{100 * row['quality'][name]:.1f}" if name in row["quality"] else MISSING for name in ORDER]
     gaps = [_gap(row["differences"][key]) for key in _NAMES]
-    return [row["instance"], Cell(**row["cell"]).id, *reached, *gaps, "yes" if row["admitted"] else "no"]
+    head = row["instance"], Cell(**row["cell"]).id
+    return [*head, *reached, *gaps, _fairness(row), "yes" if row["admitted"] else "no"]
+
+
+def _fairness(row: Mapping[str, Any]) -> str:
+    """How much larger and dearer the large static host was than what it is compared with."""
+    if not {"static_large", "oracle"} <= row["quality"].keys():
+        return MISSING
+    ratios = (row[name]["static_large"] / row[name]["oracle"] for name in ("param_ratio", "flops_ratio"))
+    return ", ".join(f"{ratio:.2f}" for ratio in ratios)
 
 
 def _gap(gap: Mapping[str, float | None]) -> str:

@@ -45,7 +45,7 @@ class Instance(BaseModel):
 
     tier: Tier
     part: Part
-    number: int = Field(ge=0)
+    number: int = Field(ge=0, lt=SEEDS_A_PART // SEEDS_A_NUMBER)
     preset: Literal["micro", "cifar", "stories"]
     overrides: dict[str, JsonValue]
     """Dotted path -> plain value."""

@@ -141,7 +141,7 @@ def _claimed(lock: Path) -> Iterator[bool]:
 
 
 def run(jobs: Sequence[W], out: Path, workers: int, on_job: Callable[[W, Outcome], None]) -> Summary[W]:
-    """Play what has not been played, `workers` processes of one thread each.
+    """Play what has not been played, `workers` processes of one thread each; how many changes no result.
 
     Args:
         jobs: What to play.
@@ -158,6 +158,7 @@ def run(jobs: Sequence[W], out: Path, workers: int, on_job: Callable[[W, Outcome
         on_job(job, outcome)
 
     if workers == 1:
+        _one_thread()
         for job in todo:
             over(job, perform(job, out))
         return summary

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import product
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ Recipe = cnn.Recipe | gpt.Recipe
 
 
 def sizes(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipe, and larger ones of its form: every width times the same, or also more blocks of text."""
+    """The recipe, and larger ones of its form: widths as proportional as whole channels can be, or depths."""
     if isinstance(recipe, cnn.Recipe):
         largest = max(recipe.widths)
         for width in range(largest, WIDER * largest + 1):
-            yield replace(recipe, widths=tuple(max(1, round(w * width / largest)) for w in recipe.widths))
+            wanted = [w * width / largest for w in recipe.widths]
+            for widths in product(*(dict.fromkeys((floor(w), ceil(w))) for w in wanted)):
+                yield replace(recipe, widths=widths)
         return
     for layers in range(recipe.layers, recipe.layers + DEEPER + 1):
         for width in range(recipe.width, WIDER * recipe.width + 1, recipe.heads):
@@ -77,6 +81,8 @@ class LargerJob(BaseModel):
     flops: float
     """That it was trained for."""
     environment_version: str = Field(default_factory=environment_version)
+    device: str = "cpu"
+    """Where networks grow."""
 
     @property
     def hash(self) -> str:
@@ -112,7 +118,7 @@ class LargerJob(BaseModel):
             sizes = large.facts
         epochs = max(1, round(self.flops / (sizes.host_flops * epoch)))
         changes |= {"horizon": epochs}
-        with closing(world(self.instance, None, len(self.seeds), changes=changes)) as envs:
+        with closing(world(self.instance, None, len(self.seeds), self.device, changes)) as envs:
             episodes = evaluate(WaitAgent(), envs, self.seeds).episodes
         flops_ratio = sizes.host_flops * epochs / (facts.host_flops * horizon)
         return {

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from board.cells import CELLS, Cell
 from board.instances import environment_version, select
@@ -25,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     cells = CELLS[args.tier] if args.cells is None else tuple(Cell.of(name) for name in args.cells)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        played = [instance.environment(cell) for instance in chosen for cell in cells]
+        played = [_entry(instance.environment(cell)) for instance in chosen for cell in cells]
         checkpoint.write_json(args.out, played)
         print(f"{len(played)} environments of {environment_version()}: {args.out}")
         return 0
@@ -33,3 +34,8 @@ def main(args: argparse.Namespace) -> int:
     for instance in chosen:
         print(f"{instance.id} {instance.hash[:12]} {instance.preset} {json.dumps(instance.overrides)}")
     return 0
+
+
+def _entry(environment: dict[str, Any]) -> dict[str, Any]:
+    """Where networks grow is for the run to say."""
+    return {name: value for name, value in environment.items() if name != "device"}

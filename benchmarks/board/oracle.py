@@ -35,6 +35,8 @@ class SearchJob(BaseModel):
     lives: tuple[dict[str, JsonValue], ...] = ()
     """What was found under smaller budgets, with which it begins too."""
     environment_version: str = Field(default_factory=environment_version)
+    device: str = "cpu"
+    """Where networks grow."""
 
     @property
     def hash(self) -> str:
@@ -61,7 +63,7 @@ class SearchJob(BaseModel):
         with closing(world(self.instance, self.cell, 1, changes={"engine.name": "null"})) as rules:
             schedule = fitted(self.schedule, rules.facts)
         plan = search_plan(
-            lambda num_envs: world(self.instance, self.cell, num_envs),
+            lambda num_envs: world(self.instance, self.cell, num_envs, self.device),
             self.seeds,
             validated(SearchConfig, self.settings),
             lives=[validated(Life, life) for life in self.lives],

@@ -4,7 +4,8 @@ Who tells text worse than by guessing is worth what guessing is, 0: anybody can 
 broke must not outweigh all others in a mean.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,10 +30,15 @@ def quality(accuracy: ArrayLike, loss: ArrayLike, facts: HostFacts) -> NDArray[n
 def qualities(episodes: Sequence[Episode], facts: HostFacts, split: str = "test") -> list[float]:
     """Of every episode: on the test split after the harvest, or with `val` on validation before it.
 
-    A network whose loss is no number is worth what guessing is.
+    A network whose loss is no number tells no better than guessing: 0.
     """
     measured = (
         [episode.measured[f"{split}_{name}"] for episode in episodes] for name in ("accuracy", "loss")
     )
     accuracy, loss = (np.array(values, dtype=np.float64) for values in measured)
-    return [float(value) for value in np.nan_to_num(quality(accuracy, loss, facts))]
+    return known(quality(accuracy, loss, facts).tolist())
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """Qualities of whole episodes, 0 where they were no numbers: none of them is left out of a mean."""
+    return [value if value is not None and math.isfinite(value) else 0.0 for value in values]

@@ -6,17 +6,15 @@ that took; it is written when nothing is missing any more.
 """
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from board.admission import judged
 from board.canonical import sealed
 from board.cells import Cell
 from board.entrants import ORACLE, AgentSpec, Entrant
-from board.hardware import cpu_model
 from board.instances import Instance, environment_version, instances, refuse_absent
 from board.larger import LargerJob
 from board.oracle import SearchJob
@@ -36,8 +34,6 @@ PUBLIC = commitment("public")
 """In place of a commitment, of jobs whose hosts everybody knows."""
 BASELINES = {"static": "wait", "heuristic": "heuristic", "random": "random"}
 """Reference -> agent."""
-
-
 Key = tuple[str, str]
 """Ids of an instance and a cell."""
 
@@ -95,21 +91,28 @@ def _played(
 ) -> dict[Key, dict[str, dict[str, Any]]]:
     """Row -> reference -> figures on fresh hosts."""
     asked = [(*pair, name, spec) for pair in pairs for name, spec in specs[_key(*pair)].items()]
+    cells = list(dict.fromkeys(cell for _, cell in pairs))
     todo = [
         Job(
             entrant=Entrant(entry=name, agent=spec),
             instance=instance,
-            cell=cell,
+            cell=_first_alike(cell, cells) if name == "static" else cell,
             seeds=tuple(public_seeds("reference", instance, size.seeds)),
             commitment=PUBLIC,
+            device=studio.device,
         )
         for instance, cell, name, spec in asked
     ]
     found: dict[Key, dict[str, dict[str, Any]]] = {_key(*pair): {} for pair in pairs}
     for (instance, cell, name, _), record in zip(asked, studio.play(todo, what), strict=True):
         found[_key(instance, cell)][name] = _figures(record["episodes"])
-        studio.kernels = record["hardware"]["kernels"]
     return found
+
+
+def _first_alike(cell: Cell, cells: Sequence[Cell]) -> Cell:
+    """The first cell in which a static host does the same: it spends its own cost, and has its own size."""
+    ample = [each for each in cells if each.compute >= 1]
+    return ample[0] if cell in ample else cell
 
 
 def _figures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -122,7 +125,9 @@ def _figures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _plan(cell: Cell, train: Sequence[Instance], size: Size, studio: Studio) -> ScheduleConfig:
     drawn = candidates(train[0], cell, size.plans)
-    found = tune(cell, train, drawn, lambda todo: studio.play(todo, f"schedules for {cell.id}"))
+    found = tune(
+        cell, train, drawn, lambda todo: studio.play(todo, f"schedules for {cell.id}"), studio.device
+    )
     return found[-1].entries[0].schedule
 
 
@@ -135,19 +140,23 @@ def _lives(
 ) -> dict[Key, dict[str, Any]]:
     """Row -> life; a search begins with what was found under smaller budgets on the same instance."""
     found: dict[Key, dict[str, Any]] = {}
+
+    def search(instance: Instance, cell: Cell) -> SearchJob:
+        lives = tuple(found[_key(instance, less)] for less in cells if _within(less, cell))
+        steps = min(size.search_steps, size.warm_steps) if lives else size.search_steps
+        return SearchJob(
+            instance=instance,
+            cell=cell,
+            seeds=tuple(public_seeds("search", instance, size.search_seeds)),
+            settings={"objective": "quality", "steps": steps},
+            schedule=plans[cell.id],
+            lives=lives,
+            device=studio.device,
+        )
+
     for wave in waves(cells):
         asked = [(instance, cell) for instance in chosen for cell in wave]
-        todo = [
-            SearchJob(
-                instance=instance,
-                cell=cell,
-                seeds=tuple(public_seeds("search", instance, size.search_seeds)),
-                settings={"objective": "quality", "steps": size.search_steps},
-                schedule=plans[cell.id],
-                lives=tuple(found[_key(instance, less)] for less in cells if _within(less, cell)),
-            )
-            for instance, cell in asked
-        ]
+        todo = [search(*pair) for pair in asked]
         results = studio.play(todo, f"searches for {', '.join(cell.id for cell in wave)}")
         found |= {_key(*pair): result["life"] for pair, result in zip(asked, results, strict=True)}
     return found
@@ -177,7 +186,8 @@ def _larger(
         count = len(oracle["seeds"])
         params, flops = round(sum(oracle["params"]) / count), sum(oracle["flops"]) / count
         seeds = tuple(oracle["seeds"])
-        todo.append(LargerJob(instance=instance, cell=cell, seeds=seeds, params=params, flops=flops))
+        wanted = {"seeds": seeds, "params": params, "flops": flops, "device": studio.device}
+        todo.append(LargerJob(instance=instance, cell=cell, **wanted))
     results = studio.play(todo, "static hosts as large")
     return {_key(*pair): result for pair, result in zip(pairs, results, strict=True)}
 
@@ -197,20 +207,25 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(args: argparse.Namespace) -> int:
-    """Play what is missing and write the table; 1 while jobs are left."""
+    """Play what is missing and write the table; 1 while jobs are left.
+
+    Raises:
+        ValueError: a commitment that is no SHA-256: the secret itself would be published.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", args.commitment):
+        raise ValueError("--commitment: the SHA-256 of the secret is required, 64 hex digits")
     chosen, cells = grid(args)
     train = instances(args.tier, ["train"])
     refuse_absent(train)
     size = Size(**{name: getattr(args, name) for name in Size.model_fields})
-    studio = Studio(args.out, args.jobs, args.shard)
+    studio = Studio(args.out, args.jobs, args.shard, args.device)
     try:
         found = measure(chosen, cells, train, size, studio)
     except IncompleteError as error:
         print(error)
         return 1
-    hardware = {"cpu": cpu_model(), "threads": 1, "torch": torch.__version__, "kernels": studio.kernels}
     head = {"version": TABLE_VERSION, "environment_version": environment_version(), "tier": args.tier}
-    head |= {"commitment": args.commitment, "hardware": hardware, "seconds": studio.seconds}
+    head |= {"commitment": args.commitment, "hardware": studio.hardware, "seconds": studio.seconds}
     checkpoint.write_json(args.table, sealed(head | {"size": size.model_dump()} | found))
     admitted = sum(row["admitted"] for row in found["rows"])
     work = duration(studio.seconds)

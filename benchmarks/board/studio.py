@@ -25,7 +25,9 @@ class Size(BaseModel):
     plans: int = Field(27, ge=2)
     """Schedules to choose from."""
     search_steps: int = Field(8_000, ge=1)
-    """Environment steps of each search."""
+    """Environment steps of each search that begins from nothing."""
+    warm_steps: int = Field(5_000, ge=1)
+    """Environment steps of each search that begins with what was found under smaller budgets."""
     search_seeds: int = Field(12, ge=1)
     """Hosts of a search."""
 
@@ -37,35 +39,37 @@ class Studio:
         out: Folder of the results.
         workers: Processes.
         part: Of many machines, as `i/n`; None for all.
+        device: Where networks grow.
     """
 
-    def __init__(self, out: Path, workers: int, part: str | None) -> None:
-        self.out, self.workers, self.part = out, workers, part
+    def __init__(self, out: Path, workers: int, part: str | None, device: str = "cpu") -> None:
+        self.out, self.workers, self.part, self.device = out, workers, part, device
         self.seconds = 0.0
-        self.kernels = "unknown"
+        self.hardware: dict[str, Any] = {}
+        """Of the machine that played the last job which says so."""
 
     def play(self, todo: Sequence[W], what: str) -> list[dict[str, Any]]:
-        """The results of jobs, of which those that are missing are played.
+        """The results of jobs, of which those that are missing are played, equal ones once.
 
         Raises:
             IncompleteError: not all of them could be played here and now.
         """
-        mine = [job for job in jobs.shard(todo, self.part) if not jobs.done(job, self.out)]
+        each = list({job.name: job for job in todo}.values())
+        mine = [job for job in jobs.shard(each, self.part) if not jobs.done(job, self.out)]
         if mine:
             print(f"{what}: {len(mine)} jobs to play", flush=True)
             with JobProgress(len(mine), sum(job.steps for job in mine)) as progress:
                 summary = jobs.run(mine, self.out, self.workers, progress.job)
             for job in summary.failed:
                 print(f"FAILED: {job}\n  {self.out / job.name / jobs.ERROR}")
-        missing = [job for job in todo if not jobs.done(job, self.out)]
+        missing = [job for job in each if not jobs.done(job, self.out)]
         if missing:
             raise IncompleteError(
-                f"{what}: {len(missing)} of {len(todo)} jobs are not played, the first is {missing[0]}; "
+                f"{what}: {len(missing)} of {len(each)} jobs are not played, the first is {missing[0]}; "
                 f"start again when those of other machines are over, or what failed is mended"
             )
-        return [self._read(job) for job in todo]
-
-    def _read(self, job: W) -> dict[str, Any]:
-        values = jobs.read(job, self.out)
-        self.seconds += float(values["seconds"])
-        return values
+        found = {job.name: jobs.read(job, self.out) for job in each}
+        for values in found.values():
+            self.seconds += float(values["seconds"])
+            self.hardware = values.get("hardware", self.hardware)
+        return [found[job.name] for job in todo]

@@ -29,6 +29,8 @@ from esper_agents.baselines.space import SpaceConfig, draw_schedules
 from esper_agents.baselines.tuning import Rung, rungs, successive_halving
 from esper_agents.evaluate import evaluate
 
+LEAST_LACK = 0.01
+"""To which share a static host's errors are rounded up, for hosts that make hardly any."""
 ETA = 3
 """A rung keeps one plan in so many, for so many times as many hosts."""
 
@@ -44,6 +46,8 @@ class TuneJob(BaseModel):
     """Of the host."""
     plans: tuple[ScheduleConfig, ...] = Field(min_length=1)
     environment_version: str = Field(default_factory=environment_version)
+    device: str = "cpu"
+    """Where networks grow."""
 
     @property
     def hash(self) -> str:
@@ -67,7 +71,7 @@ class TuneJob(BaseModel):
 
     def work(self, results: Path) -> dict[str, Any]:
         """Test quality of every plan, and of the static host."""
-        with closing(world(self.instance, self.cell, len(self.plans) + 1)) as envs:
+        with closing(world(self.instance, self.cell, len(self.plans) + 1, self.device)) as envs:
             agents: list[Agent] = [ScheduleAgent.of(fitted(plan, envs.facts), envs) for plan in self.plans]
             both = SideBySide([*agents, WaitAgent()])
             episodes = evaluate(both, envs, [self.seed] * envs.num_envs).episodes
@@ -90,7 +94,9 @@ def candidates(instance: Instance, cell: Cell, count: int, seed: int = 0) -> lis
     return list(dict.fromkeys([ScheduleConfig(), *drawn]))
 
 
-def tune(cell: Cell, train: Sequence[Instance], plans: Sequence[ScheduleConfig], play: Play) -> list[Rung]:
+def tune(
+    cell: Cell, train: Sequence[Instance], plans: Sequence[ScheduleConfig], play: Play, device: str = "cpu"
+) -> list[Rung]:
     """The rungs of the search for one cell; the first entry of the last one is the best plan.
 
     Args:
@@ -98,6 +104,7 @@ def tune(cell: Cell, train: Sequence[Instance], plans: Sequence[ScheduleConfig],
         train: Instances of the train part.
         plans: Candidates.
         play: Plays jobs.
+        device: Where networks grow.
 
     Raises:
         ValueError: an instance that is held out.
@@ -117,11 +124,11 @@ def tune(cell: Cell, train: Sequence[Instance], plans: Sequence[ScheduleConfig],
     def gains(alive: Sequence[ScheduleConfig], numbers: Sequence[int]) -> NDArray[np.float64]:
         """(plan, host): share of the static host's errors that are removed."""
         asked = [(hosts[number], tuple(alive)) for number in numbers]
-        todo = [TuneJob(instance=i, cell=cell, seed=seed, plans=of) for (i, seed), of in asked]
+        todo = [TuneJob(instance=i, cell=cell, seed=seed, plans=of, device=device) for (i, seed), of in asked]
         return np.array([_removed(result) for result in play(todo)]).T
 
     return successive_halving(list(plans), range(len(hosts)), len(train), ETA, gains)
 
 
 def _removed(result: dict[str, Any]) -> NDArray[np.float64]:
-    return (np.array(result["quality"]) - result["static"]) / (1 - result["static"])
+    return (np.array(result["quality"]) - result["static"]) / max(1 - result["static"], LEAST_LACK)

@@ -83,13 +83,27 @@ def search_plan(
         for life in lives:
             life.check(envs.facts)
         wanted = objective or named_objective(config, envs)
-        begin = [*lives, *start_lives(config, envs, seeds[0], schedule, heuristic)]
+        begin = [*lives, *_started(world_of, seeds[0], config, schedule, heuristic)]
         evolution = Evolution(config, Variation(envs.facts, envs.config.horizon), seeds, begin)
         players = Players(envs)
         players.steps = len(config.starts) * envs.config.horizon  # that `start_lives` took
         if config.method == "beam":
             _go_beaming(evolution, players, wanted, say)
         return _evolve(evolution, players, wanted, say)
+
+
+def _started(
+    world_of: WorldOf,
+    seed: int,
+    config: SearchConfig,
+    schedule: ScheduleConfig | None,
+    heuristic: HeuristicConfig | None,
+) -> list[Life]:
+    """`start_lives`, without places that nobody needs: what is idle would be trained all the same."""
+    if not config.starts:
+        return []
+    with closing(world_of(len(config.starts))) as envs:
+        return start_lives(config, envs, seed, schedule, heuristic)
 
 
 def _go_beaming(evolution: Evolution, players: Players, objective: Objective, say: Say) -> None:
@@ -150,13 +164,16 @@ def _led(players: Sequence[Agent], envs: EsperVectorEnv, seed: int) -> list[Life
 
 
 def _evolve(evolution: Evolution, players: Players, objective: Objective, say: Say) -> Plan:
+    """Generation after generation; steps left for less than half of one are not worth its idle places."""
     config, history = evolution.config, list[dict[str, Any]]()
     horizon = players.envs.config.horizon
     searched = (1 - config.confirm) * config.steps if config.method == "evolution" else 0
     while True:
         left = min(config.generation, (config.steps - players.steps) // horizon)
         count, new = left if evolution.generations else config.generation, players.steps < searched
-        jobs = evolution.ask(count, new) or evolution.ask(count, new=False) if count > 0 else []
+        if 2 * count < config.generation:
+            break
+        jobs = evolution.ask(count, new) or evolution.ask(count, new=False)
         if not jobs:
             break
         evolution.tell(jobs, [objective(episode) for episode in players.play(jobs)])

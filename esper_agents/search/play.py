@@ -105,6 +105,9 @@ class Players:
         self.envs, self._reader = envs, Reader(envs)
         self.steps = 0
         """Environment steps so far, idle places left out."""
+        self._rest: dict[str, Any] | None = None
+        """An episode that is over. With NEXT_STEP a step begins the next one without training it: a place
+        that is idle is put back there after every step, as it would be trained for nothing otherwise."""
 
     def play(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> list[Episode]:
         """The episodes of these jobs, in their order; which are played side by side changes no result."""
@@ -157,7 +160,12 @@ class Players:
         episodes = dict(zip(np.flatnonzero(ended).tolist(), self._counter.add(step), strict=True))
         if on_step is not None:
             on_step(step)
+        if self._rest is None and episodes and self.envs.autoreset_mode == AutoresetMode.NEXT_STEP:
+            self._rest = self.envs.get_state(min(episodes))
         self._assign([place for place in range(len(ended)) if self._done(place, episodes.get(place))])
+        for place, number in enumerate(self._doing):
+            if number is None and self._rest is not None and not ended[place]:
+                self._obs, self._info = self.envs.set_state(place, self._rest)
 
     def _done(self, place: int, episode: Episode | None) -> bool:
         """Note what came of a place's task; whether that is all."""

@@ -12,6 +12,7 @@ from esper_agents.search.evolution import Evolution
 from esper_agents.search.plan import start_lives
 from esper_agents.search.ranking import rank
 from esper_agents.search.vary import Variation
+from esper_env import EsperVectorEnv
 
 FACTS = make(1).facts
 PRIZES = {"conv_heavy": (20.0, 4.0, 0.0), "norm": (3.0, 12.0, 6.0), "attention": (1.0, 2.0, 9.0)}
@@ -157,6 +158,34 @@ def test_a_search_keeps_to_its_steps_and_hosts_and_improves():
     (best,) = players.play([Job(found.life, 500)])
     assert best.total_reward > max(episode.total_reward for episode in players.play(begun))
     assert json.loads(json.dumps(found.as_dict()))["life"] == found.life.model_dump(mode="json")
+
+
+def test_hardly_a_place_is_trained_for_nothing(monkeypatch):
+    trained, step = [], EsperVectorEnv.step
+
+    def noted(self, actions):
+        trained.append(self.num_envs)
+        return step(self, actions)
+
+    monkeypatch.setattr(EsperVectorEnv, "step", noted)
+    # 3 starts and 5 generations of 12, and steps for 2 episodes more, in which 10 places would be idle
+    assert plan(12, steps=30 * (3 + 5 * 12 + 2)).steps == sum(trained) == 30 * (3 + 5 * 12)
+
+
+def test_a_place_that_has_nothing_left_to_play_rests(monkeypatch):
+    players, trained = Players(make(4)), []
+    engine = type(players.envs._engine)
+    epoch = engine.epoch
+
+    def noted(self, playing):
+        trained.append(int(playing.sum()))
+        return epoch(self, playing)
+
+    monkeypatch.setattr(engine, "epoch", noted)
+    alone = players.play([Job(Life(), seed) for seed in (1, 2, 3, 4, 5)])
+    assert sum(trained) == players.steps == 5 * 30
+    assert players.play([Job(Life(), 5)]) == alone[4:]
+    assert sum(trained) == players.steps + 3  # at rest after the first epoch
 
 
 def test_an_objective_of_ones_own_is_what_is_searched_for():

@@ -1,6 +1,7 @@
 """Instances: what is held out is new by construction, and everything can be built and played."""
 
 import json
+from argparse import Namespace
 from contextlib import closing
 from itertools import chain, pairwise
 
@@ -21,12 +22,15 @@ from board.instances import (
     refuse_absent,
     select,
 )
+from board.listing import main as listing
 from board.seeds import RANGES, WIDTH, commitment, evaluation_seeds, public_seeds
 from board.trace import world
 from gymnasium.vector import AutoresetMode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper_agents.config import build
+from esper_agents.curriculum import Curriculum
 from esper_agents.environment import EnvironmentConfig, make_world
 
 ALL = [(tier, part) for tier in TIERS for part in PARTS]
@@ -74,6 +78,22 @@ def test_hosts_and_lengths_that_are_held_out_are_never_trained_on(tier):
     for part, path in (("impairment", "host.name"), ("modality", "host.name"), ("reach", "horizon")):
         trained = set().union(*(possible(family[path]) for _, family in parts["train"]))
         assert not trained & set().union(*(possible(family[path]) for _, family in parts[part]))
+
+
+def apart(one, other):
+    """Whether no value that one rule draws is one that the other does."""
+    if isinstance(one, Between) and isinstance(other, Between):
+        return one.high < other.low or other.high < one.low
+    return not possible(one) & possible(other)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_data_that_are_held_out_differ_from_all_that_is_trained_on_in_a_whole_range(tier):
+    parts = families.FAMILIES[tier]
+    for _, new in parts["data"]:
+        for _, trained in parts["train"]:
+            data = [path for path in new if path == "task.data" or path.startswith("task.difficulty.")]
+            assert any(apart(new[path], trained[path]) for path in data)
 
 
 @given(st.text(max_size=20), st.sampled_from([each.id for tier in TIERS for each in instances(tier)]))
@@ -148,6 +168,22 @@ def test_some_can_be_played(name):
         _, info = envs.reset(seed=public_seeds("search", find(name), 1))
         info = envs.step(envs.sample_valid(np.random.default_rng(0)))[-1]
         assert 0 < info["train_loss"][0] < 10
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_one_agent_can_be_trained_on_all_that_is_for_training(tier, tmp_path):
+    listing(Namespace(tier=tier, instances=["train"], cells=None, out=tmp_path / "train.json"))
+    written = json.loads((tmp_path / "train.json").read_text())
+    config = build({"algo": "esper_ppo", "instances": written})
+    with Curriculum(config, 1, {"engine.name": "null"}) as worlds:
+        assert len(worlds.worlds) == COUNTS[tier]["train"] * len(CELLS[tier])
+        budgets = {(w.envs.config.budget.params, w.envs.config.budget.compute) for w in worlds.worlds}
+        assert budgets == {(cell.params, cell.compute) for cell in CELLS[tier]}
+
+
+def test_a_number_beyond_those_of_a_part_would_have_the_data_of_another():
+    with pytest.raises(ValueError, match="number"):
+        draw("T1", "train", 1_000)
 
 
 def test_a_world_has_the_budgets_of_its_cell():

@@ -156,7 +156,9 @@ def test_instances_are_written_for_training(tmp_path, capsys):
     assert call("instances", "--out", tmp_path / "x" / "train.json", "--cells", "3x2") == 0
     written = json.loads((tmp_path / "x" / "train.json").read_text())
     assert len(written) == 8
-    assert written[3] == find("T1-train-03").environment(CELL)
+    assert written[3] | {"device": "cpu"} == find("T1-train-03").environment(CELL)
+    on_gpu = build({"instances": written, "device": "cuda"}).instance_configs
+    assert {each.device for each in on_gpu} == {"cuda"}
     assert call("instances", "--instances", "T1-reach-00") == 0
     assert f"T1-reach-00 {find('T1-reach-00').hash[:12]} micro" in capsys.readouterr().out
     assert isinstance(find("T1-reach-00"), Instance)
