@@ -19,6 +19,8 @@ from esper_agents.evaluate import Evaluation, evaluate, fitting
 from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo.trainee import saved_policy
 from esper_agents.record import Record
+from esper_agents.search.player import LifeAgent
+from esper_agents.search.trainee import saved_life
 from esper_agents.trainees import make_trainee
 from esper_env import OBSERVATION_VERSION
 
@@ -64,8 +66,9 @@ def build(values: dict[str, Any]) -> CompareConfig:
     played: dict[str, Any] = {}
     for name in reversed(values.get("agents") or ()):
         if name not in BASELINES:
-            trained = checkpoint.read_record(_checkpoint(name))["config"]
-            played = {key: trained[key] for key in EnvironmentConfig.model_fields}
+            trained = validated(TrainConfig, checkpoint.read_record(_checkpoint(name))["config"])
+            first = trained.instance_configs[0].model_dump(mode="json")
+            played = {key: first[key] for key in EnvironmentConfig.model_fields}
     return validated(CompareConfig, {**played, **values})
 
 
@@ -105,7 +108,9 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
         ValueError: the checkpoint was trained on other observations or actions.
     """
     record = checkpoint.read_record(path)
-    trained = validated(TrainConfig, record["config"])
+    trained = validated(TrainConfig, record["config"]).instance_configs[0]
+    if trained.algo == "search":
+        return LifeAgent(saved_life(path), world.envs, path.parent.name)
     if trained.algo == "esper_ppo" and trained.policy == "set":
         return _any_slots(path, record, trained, world, deterministic)
     # Only the spaces are needed to rebuild a model: the null engine loads no data.

@@ -11,6 +11,7 @@ from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.environment import EnvironmentConfig
 from esper_agents.ppo_config import OwnPpoConfig
+from esper_agents.search_config import SearchConfig
 from esper_env import IDS
 
 FREE = (
@@ -43,13 +44,17 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         "maskable_ppo",
         "maskable_recurrent_ppo",
         "ppo",
+        "search",
         "wait",
         "random",
         "schedule",
         "heuristic",
     ] = "recurrent_ppo"
     """Who plays. esper_ppo is ours, the others with ppo in their names are sb3-contrib's or on its classes;
-    wait, random, schedule and heuristic do not learn: they are evaluated."""
+    search learns a plan; wait, random, schedule and heuristic do not learn: they are evaluated."""
+    instances: tuple[EnvironmentConfig, ...] = ()
+    """Environments to train on, in turn, a round each; what is not given is as the run has it. All need the
+    same observations, actions and horizon. Evaluation plays every one. On the command line: a JSON file."""
     num_envs: int = Field(8, ge=1)
     """Environments played side by side."""
     rounds: int | None = Field(None, ge=1)
@@ -78,6 +83,9 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     heuristic: HeuristicConfig = HeuristicConfig()
     """The thresholds of the agent `heuristic`."""
 
+    search: SearchConfig = SearchConfig()
+    """How the agent `search` does."""
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.rounds is not None and self.total_steps is not None:
@@ -96,6 +104,21 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         if self.num_envs % self.replicas:
             raise ValueError(f"replicas={self.replicas} does not divide num_envs={self.num_envs}")
         return self
+
+    @model_validator(mode="after")
+    def _searched_in_rounds(self) -> Self:
+        if self.search.method == "beam":
+            raise ValueError(
+                "search.method='beam' does not go in rounds: `esper_agents.search.search_plan` runs it"
+            )
+        return self
+
+    @property
+    def instance_configs(self) -> tuple["TrainConfig", ...]:
+        """The run as it plays each of its instances; itself where there are none."""
+        return tuple(self.model_copy(update={"instances": (), **dict(each)}) for each in self.instances) or (
+            self,
+        )
 
     @property
     def learns(self) -> bool:
@@ -135,7 +158,27 @@ def build(values: dict[str, Any]) -> TrainConfig:
     preset = dict(PRESETS[env]) if env in IDS else {}
     if values.get("total_steps") is not None:
         preset.pop("rounds", None)
-    return validated(TrainConfig, {**preset, **values})
+    return validated(TrainConfig, {**preset, **values} | _completed(values))
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Instances with what the run has where they say nothing; overrides are joined, their own win."""
+    instances = values.get("instances")
+    if not isinstance(instances, list | tuple):
+        return {}
+    own = {name: values[name] for name in EnvironmentConfig.model_fields if name in values}
+
+    def completed(given: Any) -> Any:
+        plain = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+        if not isinstance(plain, dict):
+            return plain
+        overrides = [part.get("overrides", {}) for part in (own, plain)]
+        joined = (
+            {"overrides": overrides[0] | overrides[1]} if all(isinstance(o, dict) for o in overrides) else {}
+        )
+        return own | plain | joined
+
+    return {"instances": [completed(each) for each in instances]}
 
 
 def validated(model: type[Model], values: dict[str, Any]) -> Model:

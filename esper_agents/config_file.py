@@ -37,6 +37,23 @@ def parse_object(text: str) -> Values:
     return values
 
 
+def argument(text: str) -> Values | list[Any]:
+    """An object of JSON, or the list that is in a file of this name.
+
+    Raises:
+        ValueError: neither.
+    """
+    if text.lstrip().startswith("{"):
+        return parse_object(text)
+    try:
+        values = json.loads(Path(text).read_text(), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{text!r} is neither a JSON object nor a file of JSON: {error}") from None
+    if not isinstance(values, list):
+        raise ValueError(f"{text} does not hold a list of JSON such as [{{}}]")
+    return values
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> Values:
     values = dict(pairs)
     if len(values) < len(pairs):

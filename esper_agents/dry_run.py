@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 
 from esper_agents.baselines import baseline
 from esper_agents.config import TrainConfig
+from esper_agents.curriculum import Curriculum
 from esper_agents.environment import World, make_world
 from esper_agents.evaluate import evaluate
 from esper_agents.record import start_record
@@ -39,6 +40,8 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
     if resume is None:
         start_record(config)
     # The null engine loads no data and builds no networks, but checks every setting.
+    with Curriculum(config, config.num_envs, changes={"engine.name": "null"}):
+        config = config.instance_configs[0]
     full = make_world(config, config.num_envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     data, about = _data_at_hand(config, full.envs.config)
     config = config.model_copy(update={"data": data})

@@ -1,6 +1,7 @@
 """Counts what happens in episodes while they are played: one record for each that ends."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ MEASURED = (
     *("param_ratio", "flops_ratio", "rollbacks"),
 )
 """What a record takes from the info of an episode's last step; None where not measured or not finite."""
+
+
+SUMS = ("_reward", "_length", "_invalid", "_pruned", "_ops", "_was_pruned")
+"""What an `EpisodeCounter` holds of each environment, besides the sums of the reward's terms."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,18 @@ class EpisodeCounter:
                 self._terms[name] = self._terms.get(name, 0.0) + value
         return [self._end(step, env) for env in np.flatnonzero(step.ended).tolist()]
 
+    def get_row(self, env: int) -> dict[str, Any]:
+        """The sums of one environment, to go on with after its `get_state`."""
+        sums = {name: getattr(self, name)[env].copy() for name in SUMS}
+        return sums | {"_terms": {name: float(value[env]) for name, value in self._terms.items()}}
+
+    def set_row(self, env: int, row: Mapping[str, Any]) -> None:
+        """Go on with the sums that `get_row` gave, of this environment or another one."""
+        for name in SUMS:
+            getattr(self, name)[env] = row[name]
+        for name, value in row["_terms"].items():
+            self._terms.setdefault(name, np.zeros(self._num_envs))[env] = value
+
     def _end(self, step: Step, env: int) -> Episode:
         figures = {key: float(step.measured(key)[env]) for key in MEASURED}
         episode = Episode(
@@ -124,12 +141,13 @@ class EpisodeCounter:
             pruned=int(self._pruned[env]),
             fossilized=int((step.obs[env, self._fossilized_at] > 0).sum()),
         )
-        self._forget(env)
+        self.forget(env)
         return episode
 
-    def _forget(self, env: int) -> None:
+    def forget(self, env: int) -> None:
+        """A new episode in one environment."""
         self._seeds[env] = None
-        for sums in (self._reward, self._length, self._invalid, self._pruned, self._ops, self._was_pruned):
-            sums[env] = 0
+        for name in SUMS:
+            getattr(self, name)[env] = 0
         for value in self._terms.values():
             value[env] = 0.0

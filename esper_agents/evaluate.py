@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,19 @@ class Evaluation:
         shown = {name: value for name, value in text.items() if value is not None}
         episodes = [e.as_dict() for e in self.episodes]
         return {"agent": self.agent, "summary": summary, "episodes": episodes} | shown
+
+
+def merged(instances: Sequence[Sequence[Evaluation]]) -> list[Evaluation]:
+    """One evaluation an agent, with the episodes of all instances; picture and story are the first one's.
+
+    Args:
+        instances: For each the evaluations of the same agents, in the same order.
+    """
+    found = []
+    for of_agent in zip(*instances, strict=True):
+        episodes = [episode for evaluation in of_agent for episode in evaluation.episodes]
+        found.append(replace(of_agent[0], episodes=episodes))
+    return found
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from esper_agents.agent import Agent
 from esper_agents.callbacks import Tags
+from esper_agents.environment import World
 from esper_agents.episodes import Step
 
 
@@ -45,6 +46,9 @@ class Trainee(Protocol):
         Raises:
             ValueError: they do not fit.
         """
+
+    def enter(self, world: World) -> None:
+        """Play there from now on, beginning with new episodes. It must be like the world before."""
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """Play and learn for so many more environment steps, whole rounds; curves go to the writer."""

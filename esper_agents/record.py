@@ -14,14 +14,20 @@ LIBRARIES = ("torch", "numpy", "gymnasium", "stable_baselines3", "sb3_contrib")
 Record = dict[str, Any]
 
 
-def run_record(config: TrainConfig, world: World) -> Record:
-    """Resolved configuration of agent and environment, provenance of the data, and versions; plain values."""
+def run_record(config: TrainConfig, world: World, provenance: str) -> Record:
+    """Resolved configuration of agent and environment, provenance of the data, and versions; plain values.
+
+    Args:
+        config: The run.
+        world: What it plays, or the first of its instances; `config` holds what the others differ in.
+        provenance: Of the data of all.
+    """
     agent = config.model_dump(mode="json")
     environment = world.envs.config.model_dump(mode="json")
     return {
         "config": agent,
         "environment": environment,
-        "provenance": world.provenance,
+        "provenance": provenance,
         "fingerprint": fingerprint(comparable(agent) | {"environment": _played(environment)}),
         "observation_version": esper_env.OBSERVATION_VERSION,
         "versions": {"esper_env": esper_env.__version__, **{name: version(name) for name in LIBRARIES}},
@@ -47,7 +53,10 @@ def start_record(config: TrainConfig) -> Record | None:
 
 def comparable(agent: Record) -> Record:
     """The settings that decide what is learned."""
-    return {key: value for key, value in agent.items() if key not in FREE}
+    kept = {key: value for key, value in agent.items() if key not in FREE}
+    if "instances" in kept:
+        kept["instances"] = [comparable(each) for each in kept["instances"]]
+    return kept
 
 
 def refuse_other(old: Record, new: Record, where: str) -> None:

@@ -14,9 +14,10 @@ from esper_agents.agent import Agent
 from esper_agents.baselines import baseline
 from esper_agents.callbacks import RoundReport, Tags, write_evaluation
 from esper_agents.config import TrainConfig
+from esper_agents.curriculum import Curriculum
 from esper_agents.environment import World, make_world, settled
 from esper_agents.episodes import Step
-from esper_agents.evaluate import Evaluation, evaluate, fitting
+from esper_agents.evaluate import Evaluation, evaluate, fitting, merged
 from esper_agents.interrupt import Interrupt
 from esper_agents.progress import reporter
 from esper_agents.record import Record
@@ -46,46 +47,62 @@ class Run:
 
     Args:
         config: What to do.
-        world: What the agent is trained on; an agent that does not learn never steps it.
+        worlds: What the agent is trained on; an agent that does not learn never steps them.
         record: Written into every checkpoint.
         place: Where everything is written.
         interrupt: Asked after every step whether to stop.
     """
 
     def __init__(
-        self, config: TrainConfig, world: World, record: Record, place: Place, interrupt: Interrupt
+        self, config: TrainConfig, worlds: Curriculum, record: Record, place: Place, interrupt: Interrupt
     ) -> None:
-        self.config, self.world, self.record, self.place = config, world, record, place
+        self.config, self.worlds, self.record, self.place = config, worlds, record, place
         self._interrupt = interrupt
         self.steps = 0
         """Environment steps that the last checkpoint has learned from."""
-        self._round_steps = config.num_envs * world.envs.config.horizon
-        self._total = config.num_rounds(world.envs.config.horizon) * self._round_steps
+        horizon = worlds.first.envs.config.horizon
+        self._round_steps = config.num_envs * horizon
+        self._total = config.num_rounds(horizon) * self._round_steps
 
     def learn(self, path: Path | None) -> Agent:
         """Train from the start, or from a checkpoint, to the end."""
-        self._trainee = make_trainee(self.config, self.world, path)
-        self._report = RoundReport(self.world.envs)
+        self._trainee = make_trainee(self.config, self.worlds.first, path)
+        self._report = RoundReport(self.worlds.first.envs)
         self.steps = self._start = self._trainee.steps
+        self._saved: int | None = None
         with reporter(self._total, self.steps, self.place.stream) as self._reporter:
-            if self.steps < self._total:
-                self._trainee.learn(self._total - self.steps, self, self.place.writer)
+            while self._trainee.steps < self._total:
+                self._trainee.learn(self._stretch(), self, self.place.writer)
         return self._agent()
+
+    def _stretch(self) -> int:
+        """Steps to learn for at once: a round in the world whose turn it is; all if there is but one."""
+        done = self._trainee.steps
+        if len(self.worlds.worlds) == 1:
+            return self._total - done
+        world = self.worlds.of_round(done // self._round_steps)
+        self._trainee.enter(world)
+        self._report = RoundReport(world.envs)
+        return self._round_steps
 
     def _agent(self) -> Agent:
         return self._trainee.agent(self.config.algo, self.config.eval_deterministic)
 
     def updated(self, done: int, anew: bool = False) -> None:
         """Save, and evaluate when it is time."""
+        if done != self._saved:
+            self._keep(done)
+        self._report.begin(anew)
+
+    def _keep(self, done: int) -> None:
         content, state = self._trainee.content()
         checkpoint.write_checkpoint(
             self.place.folder / checkpoint.CHECKPOINT, content, {**self.record, "state": state}
         )
-        self.steps = done
+        self.steps = self._saved = done
         every = self.config.eval_every
         if every and self._start < done < self._total and done // self._round_steps % every == 0:
             self.evaluate([self._agent()])
-        self._report.begin(anew)
 
     def stepped(self, step: Step, done: int) -> None:
         """Count, show, and stop if that was asked for."""
@@ -102,13 +119,18 @@ class Run:
     def finish(self, agent: Agent | str) -> list[Evaluation]:
         """Evaluate an agent, or the baseline of a name, and those that it is compared with."""
         others = [name for name in self.config.compare if name != self.config.algo]
-        evaluations = self.evaluate([agent, *others])
+        found = self.evaluate([agent, *others])
+        evaluations = merged(found)
         values = {
-            "provenance": self.world.provenance,
+            "provenance": self.worlds.provenance,
             "steps": self.steps,
             "agents": [evaluation.as_dict() for evaluation in evaluations],
         }
+        if self.config.instances:
+            values["instances"] = [[evaluation.as_dict() for evaluation in each] for each in found]
         checkpoint.write_json(self.place.folder / "evaluation.json", values)
+        for number, each in enumerate(found if self.config.instances else []):
+            self.place.say("\n".join([f"instance {number}:", *table(each), ""]))
         for line in table(evaluations):
             self.place.say(line)
         return evaluations
@@ -116,16 +138,27 @@ class Run:
     def _checked(self, step: Step) -> None:
         self._interrupt.check()
 
-    def evaluate(self, agents: Sequence[Agent | str]) -> list[Evaluation]:
-        """Play the evaluation episodes with each agent; the first one's figures and picture are logged."""
-        config = self.config
+    def evaluate(self, agents: Sequence[Agent | str]) -> list[list[Evaluation]]:
+        """For each instance what each agent reaches in the evaluation episodes; the first one's is logged."""
+        found = [
+            self._evaluate(agents, *each)
+            for each in zip(self.worlds.configs, self.worlds.worlds, strict=True)
+        ]
+        for number, evaluations in enumerate(found if self.config.instances else []):
+            reached = evaluations[0].summary()["total_reward"].mean
+            self.place.writer.add_scalar(f"instances/{number}/mean_reward", reached, self.steps)
+        write_evaluation(self.place.writer, merged(found)[0], self.steps)
+        return found
+
+    def _evaluate(
+        self, agents: Sequence[Agent | str], config: TrainConfig, trained: World
+    ) -> list[Evaluation]:
+        """On one instance."""
         count = fitting(config.num_envs, config.eval_episodes)
-        world = make_world(settled(config, self.world), count, AutoresetMode.NEXT_STEP, "rgb_array")
+        world = make_world(settled(config, trained), count, AutoresetMode.NEXT_STEP, "rgb_array")
         with closing(world.envs) as envs:
             players = [self._player(agent, envs) if isinstance(agent, str) else agent for agent in agents]
-            evaluations = [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
-        write_evaluation(self.place.writer, evaluations[0], self.steps)
-        return evaluations
+            return [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
 
     def _player(self, name: str, envs: EsperVectorEnv) -> Agent:
         config = self.config

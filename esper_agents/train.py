@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from gymnasium.vector import AutoresetMode
 from torch.utils.tensorboard import SummaryWriter
 
 from esper_agents import checkpoint
 from esper_agents.callbacks import write_texts
 from esper_agents.config import TrainConfig
-from esper_agents.environment import make_world
+from esper_agents.curriculum import Curriculum
 from esper_agents.evaluate import Evaluation
 from esper_agents.interrupt import Interrupt
 from esper_agents.record import Record, refuse_other, run_record, start_record
@@ -55,18 +54,17 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
     if old is None and start is not None:
         config = config.model_copy(update={"start_from": start["path"]})
     # Evaluation makes environments of its own: one is enough to resolve the settings of those that only play.
-    world = make_world(config, config.num_envs if config.learns else 1, AutoresetMode.SAME_STEP)
-    with closing(world.envs), Interrupt() as interrupt:
-        record = run_record(config, world) | {"start": start}
+    with Curriculum(config, config.num_envs if config.learns else 1) as worlds, Interrupt() as interrupt:
+        record = run_record(config, worlds.first, worlds.provenance) | {"start": start}
         if path is not None and old is not None:
             refuse_other(old, record, str(path))
         folder, steps = _folder(config, path), 0 if old is None else int(old["state"]["timesteps"])
         with closing(SummaryWriter(str(folder), purge_step=steps + 1 if old else None)) as writer:
             place = Place(folder, writer, stream)
-            place.say(f"data: {world.provenance}")
+            place.say(f"data: {worlds.provenance}")
             place.say(f"run: {folder}" + (f", continued at step {steps}" if old else ""))
             _describe(place, record, steps)
-            return _play(Run(config, world, record, place, interrupt), path)
+            return _play(Run(config, worlds, record, place, interrupt), path)
 
 
 def opened(config: TrainConfig, resume: Path | None) -> tuple[Path | None, Record | None]:
@@ -93,7 +91,7 @@ def _play(run: Run, path: Path | None) -> Summary:
     except KeyboardInterrupt:
         saved = f"; --resume {run.place.folder} goes on after {run.steps} steps" if run.config.learns else ""
         run.place.say(f"interrupted{saved}")
-    return Summary(run.place.folder, run.world.provenance, run.steps, evaluations)
+    return Summary(run.place.folder, run.worlds.provenance, run.steps, evaluations)
 
 
 def _describe(place: Place, record: Record, steps: int) -> None:

@@ -9,6 +9,11 @@ from esper_agents.environment import World
 from esper_agents.learning import Trainee
 from esper_agents.ppo.trainee import PpoTrainee
 from esper_agents.sb3 import Sb3Trainee
+from esper_agents.search.trainee import SearchTrainee
+
+Maker = Callable[[TrainConfig, World, Path | None], Trainee]
+OWN: dict[str, Maker] = {"esper_ppo": PpoTrainee, "search": SearchTrainee}
+"""By name, what is not Stable-Baselines3's."""
 
 
 def make_trainee(config: TrainConfig, world: World, path: Path | None) -> Trainee:
@@ -22,8 +27,7 @@ def make_trainee(config: TrainConfig, world: World, path: Path | None) -> Traine
     Raises:
         ValueError: a setting that it refuses, or weights to start from that do not fit.
     """
-    make: Callable[[TrainConfig, World, Path | None], Trainee]
-    make = PpoTrainee if config.algo == "esper_ppo" else Sb3Trainee
+    make: Maker = OWN.get(config.algo, Sb3Trainee)
     trainee = make(config, world, path)
     if path is None and config.start_from is not None:
         try:

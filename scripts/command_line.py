@@ -16,14 +16,14 @@ from esper_agents import config_file
 Config = TypeVar("Config", bound=BaseModel)
 Values = dict[str, Any]
 
-Json = tyro.constructors.PrimitiveConstructorSpec[Values](
+Json = tyro.constructors.PrimitiveConstructorSpec[Any](
     nargs=1,
     metavar="JSON",
-    instance_from_str=lambda texts: config_file.parse_object(texts[0]),
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [json.dumps(value)],
+    instance_from_str=lambda texts: config_file.argument(texts[0]),
+    is_instance=lambda value: isinstance(value, dict | list | tuple),
+    str_from_instance=lambda value: [json.dumps(value, default=str)],
 )
-"""How a dict is written on the command line."""
+"""How a dict, or the file of a list of them, is written on the command line."""
 
 
 def flag_parser() -> argparse.ArgumentParser:
@@ -45,7 +45,8 @@ def _form(config: BaseModel) -> type[Any]:
     """A dataclass with the same fields and defaults that checks nothing: `build` does, with its own words."""
     fields: list[Any] = []
     for name, info in type(config).model_fields.items():
-        value, kind = getattr(config, name), Json if isinstance(getattr(config, name), dict) else None
+        value = getattr(config, name)
+        kind = Json if isinstance(value, dict) or name == "instances" else None
         form = _form(value) if isinstance(value, BaseModel) else info.annotation
         notes = [tyro.conf.arg(help=info.description), *([kind] if kind else [])]
         default = form if isinstance(value, BaseModel) else lambda value=value: value

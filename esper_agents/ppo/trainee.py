@@ -60,6 +60,10 @@ class PpoTrainee:
         with zipfile.ZipFile(path) as archive:
             self.learner.policy.load_state_dict(_read(archive.read(WEIGHTS)))
 
+    def enter(self, world: World) -> None:
+        """See `Trainee`: every round begins new episodes anyway."""
+        self.learner.envs = world.envs
+
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""
         target, began, before = self.steps + steps, perf_counter(), self.steps

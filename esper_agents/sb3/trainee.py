@@ -40,12 +40,17 @@ class Sb3Trainee:
         masked = issubclass(ALGORITHMS[config.algo], MaskableRecurrentPPO)
         self._adapter = (MaskedEsperSb3VecEnv if masked else EsperSb3VecEnv)(world.envs)
         state = None if path is None else checkpoint.read_record(path)["state"]
-        seeds = SeedSequence([config.seed, 0 if state is None else state["timesteps"]])
-        own, *episodes = seeds.generate_state(1 + self._adapter.num_envs).tolist()
+        own, episodes = self._seeds(0 if state is None else state["timesteps"])
         self.model = make_model(config.algo, self._adapter, config, world.envs.config.horizon, own)
         self._adapter.seed_each(episodes)
         if path is not None and state is not None:
             load_parameters(self.model, path, state)
+
+    def _seeds(self, done: int) -> tuple[int, list[int]]:
+        """Of exploration, and of each environment's next episode, after so many steps."""
+        seeds = SeedSequence([self._seed, done]).generate_state(1 + self._adapter.num_envs)
+        own, *episodes = seeds.tolist()
+        return own, episodes
 
     @property
     def steps(self) -> int:
@@ -60,6 +65,16 @@ class Sb3Trainee:
     def start_from(self, path: Path) -> None:
         """See `Trainee`."""
         load_weights(self.model, path)
+
+    def enter(self, world: World) -> None:
+        """See `Trainee`. From here on all depends on the weights, and on how far the run is."""
+        own, episodes = self._seeds(self.steps)
+        self._adapter.envs = world.envs
+        wrapped = self.model.get_env()
+        assert wrapped is not None
+        self.model.set_env(wrapped, force_reset=True)
+        self.model.set_random_seed(own)
+        self._adapter.seed_each(episodes)
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""

@@ -204,3 +204,21 @@ def test_control_c_ends_a_run_with_a_line_and_status_130(start):
     assert process.returncode == 130
     assert "interrupted" in out
     assert "Traceback" not in err
+
+
+def test_a_file_of_instances_is_given_on_the_command_line(call, tmp_path):
+    rents = [0.0, 1.0]
+    instances = [{"overrides": {"reward.rent": rent}} for rent in rents]
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    flags = ("--env", "EsperMicro-v0", "--instances", "instances.json")
+    status, printed, _ = call("train_agent", *flags, "--print-config")
+    assert status == 0
+    (tmp_path / "c.json").write_text(printed)
+    status, again, _ = call("train_agent", "--config", "c.json", "--print-config")
+    assert (status, again) == (0, printed)
+    assert [each["overrides"]["reward.rent"] for each in json.loads(again)["instances"]] == rents
+    (tmp_path / "wrong.json").write_text("3")
+    for name in ("missing.json", "wrong.json"):
+        status, _, err = call("train_agent", "--env", "EsperMicro-v0", "--instances", name)
+        assert status == 2
+        assert name in err

@@ -1,0 +1,191 @@
+"""What can be said against a result: from its file alone, and after it was played again."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from board.entrants import ORACLE
+from board.entries import part_of
+from board.instances import environment_version, find
+from board.records import Record, RefusedError, Table
+from board.report import refuse_foreign
+from board.rerun import Rerun, differing
+from board.score import TRAIN
+from esper_agents import checkpoint
+from esper_agents.baselines import BASELINES
+
+POINT = 0.01
+"""How far mean test quality may be from what was reported, on another machine."""
+SAME_OP = 0.9
+"""Share of the steps in which an agent has to choose the recorded op, on another machine."""
+ROUNDING = 1e-6
+"""Relative difference of FLOPs."""
+RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "rules")
+COSTS = ("param_ratio", "flops", "flops_ratio", "epoch_flops")
+"""Figures that follow from the rules, on every machine."""
+
+
+def of_file(record: Record, table: Table, results: Path, secret: str | None) -> list[str]:
+    """What a result's own figures, the table, this package and the checkpoint say.
+
+    Args:
+        record: The result.
+        table: The references.
+        results: Folder that the checkpoint's path is relative to.
+        secret: What the host seeds follow from, where it is revealed.
+    """
+    if record.environment_version != environment_version():
+        return [
+            f"environment version {record.environment_version!r} is not known, only {environment_version()!r}"
+        ]
+    rows = {(row.instance, row.cell): row for row in table.rows}
+    try:
+        refuse_foreign(record, table, rows.get((record.instance, record.cell)), secret)
+    except RefusedError as error:
+        return [str(error).removeprefix(f"{record}: ")]
+    if record.instance_hash != find(record.instance).hash:
+        return [f"another instance of that name, by its hash {record.instance_hash[:12]}"]
+    return [*_agent(record, results), *_limits(record)]
+
+
+def _agent(record: Record, results: Path) -> Iterator[str]:
+    """Whether who is said to have played is there."""
+    spec = record.agent
+    if spec.checkpoint is None:
+        known = {*BASELINES, ORACLE}
+        if spec.algo not in known:
+            yield f"no checkpoint of {spec.algo!r}: only {sorted(known)} need none"
+        elif record.training_seed is not None:
+            yield f"training seed {record.training_seed} of {spec.algo!r}, which is not trained"
+        return
+    path = results / spec.checkpoint.path
+    if not path.resolve().is_relative_to(results.resolve()):
+        yield f"checkpoint {spec.checkpoint.path} does not lie among the results"
+    elif not path.is_file():
+        yield f"checkpoint {spec.checkpoint.path} is missing"
+    elif (found := hashlib.sha256(path.read_bytes()).hexdigest()) != spec.checkpoint.sha256:
+        yield (
+            f"checkpoint {spec.checkpoint.path} was swapped: its SHA-256 is {found[:12]}, "
+            f"{spec.checkpoint.sha256[:12]} is reported"
+        )
+    else:
+        yield from _training(record, path)
+
+
+def _training(record: Record, path: Path) -> Iterator[str]:
+    try:
+        trained = checkpoint.read_record(path)["config"]
+    except (ValueError, KeyError) as error:
+        yield f"checkpoint can't be read: {error}"
+        return
+    for name, reported in (("algo", record.agent.algo), ("seed", record.training_seed)):
+        if trained.get(name) != reported:
+            yield f"the checkpoint was trained with {name} {trained.get(name)!r}, {reported!r} is reported"
+
+
+def _limits(record: Record) -> Iterator[str]:
+    """Whether every episode could have been played under these budgets."""
+    horizon = find(record.instance).horizon
+    for episode in record.episodes:
+        seed = f"host seed {episode.seed}"
+        if episode.param_ratio > record.cell.params:
+            yield f"{seed}: {episode.param_ratio:.3f}x parameters, {record.cell.params:g}x is the most"
+        if episode.length > horizon:
+            yield f"{seed}: {episode.length} epochs, {horizon} is the most"
+        if episode.length > 1 and episode.epoch_flops[-2] >= record.cell.compute:
+            yield f"{seed}: went on after {record.cell.compute:g}x FLOPs were spent"
+        if abs(episode.epoch_flops[-1] - episode.flops_ratio) > ROUNDING * episode.flops_ratio:
+            yield f"{seed}: FLOPs of its epochs and of the whole do not agree"
+
+
+def of_rerun(record: Record, again: Rerun) -> tuple[list[str], bool]:
+    """What playing again says, and whether that was to the last bit."""
+    bits = record.hardware.same_bits(again.hardware)
+    problems = [*(_to_the_bit if bits else _roughly)(record, again), *_counted(record, again)]
+    return problems, bits
+
+
+def _to_the_bit(record: Record, again: Rerun) -> Iterator[str]:
+    for episode, now in zip(record.episodes, again.episodes, strict=True):
+        was = episode.model_dump()
+        fields = differing(was, now)
+        if fields:
+            shown = [
+                f"{name} {was.get(name)!r} was reported, played again it is {now.get(name)!r}"
+                for name in fields
+                if isinstance(was.get(name), int | float | str | None)
+            ]
+            yield f"host seed {episode.seed}: the trace leads elsewhere ({', '.join(fields)}); " + "; ".join(
+                shown
+            )
+    if again.other:
+        env, step = again.other[0]
+        yield (
+            f"the agent would have done something else in {len(again.other)} steps, the first of them step "
+            f"{step} of host seed {record.episodes[env].seed}"
+        )
+
+
+def _roughly(record: Record, again: Rerun) -> Iterator[str]:
+    """On another machine: rules and costs to the letter, quality within a point on average."""
+    for episode, now in zip(record.episodes, again.episodes, strict=True):
+        fields = [name for name in RULED if getattr(episode, name) != now[name]]
+        fields += [name for name in COSTS if not _alike(getattr(episode, name), now[name])]
+        if fields:
+            yield f"host seed {episode.seed}: the trace leads elsewhere ({', '.join(fields)})"
+    for name in ("quality", "val_quality"):
+        was = [getattr(episode, name) for episode in record.episodes]
+        found = [episode[name] for episode in again.episodes]
+        gap = _mean(found) - _mean(was)
+        if not abs(gap) <= POINT:
+            yield f"mean {name} {_mean(was):.4f} was reported, played again it is {gap:+.4f} from that"
+    for share, where in ((again.same_op, "the steps"), (again.same_acts, "the steps in which it acted")):
+        if share < SAME_OP:
+            yield f"the agent chooses the recorded op in {share:.0%} of {where}, not in {SAME_OP:.0%}"
+
+
+def _alike(was: float | list[float], now: float | list[float]) -> bool:
+    return np.shape(was) == np.shape(now) and bool(np.allclose(was, now, rtol=ROUNDING, atol=0))
+
+
+def _mean(figures: Sequence[float | Sequence[float | None]]) -> float:
+    """Of every episode's figure, or of its figures after every epoch that are numbers."""
+    values = [value for each in figures for value in (each if isinstance(each, list) else [each])]
+    return float(np.mean([value for value in values if value is not None] or [np.nan]))
+
+
+def _counted(record: Record, again: Rerun) -> Iterator[str]:
+    """On every machine: what was counted anew."""
+    for episode, params, flops in zip(record.episodes, again.params, again.flops, strict=True):
+        seed = f"host seed {episode.seed}"
+        if episode.params != params:
+            yield f"{seed}: {episode.params} parameters are reported, counted anew there are {params}"
+        if abs(episode.flops - flops) > ROUNDING * flops:
+            yield f"{seed}: {episode.flops:.6g} FLOPs are reported, counted anew there are {flops:.6g}"
+
+
+def absent(records: Sequence[Record], table: Table) -> list[str]:
+    """What of the held-out instances of its tiers an entry has not played: jobs, and host seeds."""
+    done = {(each.instance, each.cell, each.training_seed): _seeds(each) for each in records}
+    tiers = {part_of(each.instance)[0] for each in records}
+    runs = {each.training_seed for each in records}
+    found, counts = [], set()
+    for row in table.rows:
+        tier, part = part_of(row.instance)
+        if not row.admitted or part == TRAIN or tier not in tiers:
+            continue
+        seeds = {done.get((row.instance, row.cell, run), frozenset()) for run in runs}
+        counts |= {len(each) for each in seeds if each}
+        if frozenset() in seeds:
+            found.append(f"{row.instance} ({row.cell.id}) was not played by every training run")
+        elif len(seeds) > 1:
+            found.append(f"{row.instance} ({row.cell.id}) was played from other host seeds by other runs")
+    if len(counts) > 1:
+        found.append(f"instances were played from {sorted(counts)} host seeds: from as many everywhere")
+    return found
+
+
+def _seeds(record: Record) -> frozenset[int]:
+    return frozenset(episode.seed for episode in record.episodes)

@@ -1,0 +1,233 @@
+"""Measure what there is to win: static hosts, schedules, rules, chance, and the best that is found.
+
+Everything is a job, so that it can be stopped, started again and shared. Schedules are tuned on the train
+part, lives are searched on hosts of their own, and all are then played on fresh ones. The table says how long
+that took; it is written when nothing is missing any more.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from board.admission import judged
+from board.canonical import sealed
+from board.cells import Cell
+from board.entrants import ORACLE, AgentSpec, Entrant
+from board.instances import Instance, environment_version, instances, refuse_absent
+from board.larger import LargerJob
+from board.oracle import SearchJob
+from board.play import Job
+from board.progress import duration
+from board.run import add_grid, add_place, grid
+from board.seeds import LOCAL_SECRET, commitment, public_seeds
+from board.studio import IncompleteError, Size, Studio
+from board.tuning import candidates, tune
+from esper_agents import checkpoint
+from esper_agents.baselines.schedule import ScheduleConfig
+
+TABLE = Path(__file__).with_name("references_v1.json")
+"""The table that is shipped."""
+TABLE_VERSION = 1
+PUBLIC = commitment("public")
+"""In place of a commitment, of jobs whose hosts everybody knows."""
+BASELINES = {"static": "wait", "heuristic": "heuristic", "random": "random"}
+"""Reference -> agent."""
+Key = tuple[str, str]
+"""Ids of an instance and a cell."""
+
+
+def measure(
+    chosen: Sequence[Instance], cells: Sequence[Cell], train: Sequence[Instance], size: Size, studio: Studio
+) -> dict[str, Any]:
+    """Everything but the head of the table.
+
+    Args:
+        chosen: Instances of the rows.
+        cells: Budgets of the rows.
+        train: Instances that schedules are tuned on.
+        size: How much is played.
+        studio: Where.
+
+    Raises:
+        IncompleteError: jobs are left; what was played is kept.
+    """
+    pairs = [(instance, cell) for instance in chosen for cell in cells]
+    agents = {name: AgentSpec(algo=algo) for name, algo in BASELINES.items()}
+    specs: dict[Key, dict[str, AgentSpec]] = {_key(*pair): dict(agents) for pair in pairs}
+    known = _played(pairs, specs, size, studio, "baselines")
+    plans = {cell.id: _plan(cell, train, size, studio) for cell in cells}
+    lives = _lives(chosen, cells, plans, size, studio)
+    for instance, cell in pairs:
+        plan: dict[str, Any] = {"schedule": plans[cell.id].model_dump(mode="json")}
+        life: dict[str, Any] = {"life": lives[_key(instance, cell)]}
+        specs[_key(instance, cell)] = {
+            "schedule": AgentSpec(algo="schedule", config=plan),
+            "oracle": AgentSpec(algo=ORACLE, config=life),
+        }
+    grown = _played(pairs, specs, size, studio, "schedules and lives")
+    larger = _larger(pairs, grown, studio)
+    rows = []
+    for instance, cell in pairs:
+        key = _key(instance, cell)
+        found = known[key] | grown[key] | {"static_large": larger[key]}
+        found["oracle"]["life"] = lives[key]
+        head = {"instance": instance.id, "instance_hash": instance.hash, "cell": cell.model_dump(mode="json")}
+        rows.append(head | judged(found) | {"references": found})
+    return {"plans": {name: plan.model_dump(mode="json") for name, plan in plans.items()}, "rows": rows}
+
+
+def _key(instance: Instance, cell: Cell) -> Key:
+    return instance.id, cell.id
+
+
+def _played(
+    pairs: Sequence[tuple[Instance, Cell]],
+    specs: Mapping[Key, Mapping[str, AgentSpec]],
+    size: Size,
+    studio: Studio,
+    what: str,
+) -> dict[Key, dict[str, dict[str, Any]]]:
+    """Row -> reference -> figures on fresh hosts."""
+    asked = [(*pair, name, spec) for pair in pairs for name, spec in specs[_key(*pair)].items()]
+    cells = list(dict.fromkeys(cell for _, cell in pairs))
+    todo = [
+        Job(
+            entrant=Entrant(entry=name, agent=spec),
+            instance=instance,
+            cell=_first_alike(cell, cells) if name == "static" else cell,
+            seeds=tuple(public_seeds("reference", instance, size.seeds)),
+            commitment=PUBLIC,
+            device=studio.device,
+        )
+        for instance, cell, name, spec in asked
+    ]
+    found: dict[Key, dict[str, dict[str, Any]]] = {_key(*pair): {} for pair in pairs}
+    for (instance, cell, name, _), record in zip(asked, studio.play(todo, what), strict=True):
+        found[_key(instance, cell)][name] = _figures(record["episodes"])
+    return found
+
+
+def _first_alike(cell: Cell, cells: Sequence[Cell]) -> Cell:
+    """The first cell in which a static host does the same: it spends its own cost, and has its own size."""
+    ample = [each for each in cells if each.compute >= 1]
+    return ample[0] if cell in ample else cell
+
+
+def _figures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the table holds of a reference: lists over hosts."""
+    names = ("quality", "param_ratio", "flops_ratio", "params", "flops", "length")
+    lists = {name: [episode[name] for episode in episodes] for name in names}
+    last = [episode["val_quality"][-1] for episode in episodes]
+    return {"seeds": [episode["seed"] for episode in episodes], **lists, "val_quality": last}
+
+
+def _plan(cell: Cell, train: Sequence[Instance], size: Size, studio: Studio) -> ScheduleConfig:
+    drawn = candidates(train[0], cell, size.plans)
+    found = tune(
+        cell, train, drawn, lambda todo: studio.play(todo, f"schedules for {cell.id}"), studio.device
+    )
+    return found[-1].entries[0].schedule
+
+
+def _lives(
+    chosen: Sequence[Instance],
+    cells: Sequence[Cell],
+    plans: Mapping[str, ScheduleConfig],
+    size: Size,
+    studio: Studio,
+) -> dict[Key, dict[str, Any]]:
+    """Row -> life; a search begins with what was found under smaller budgets on the same instance."""
+    found: dict[Key, dict[str, Any]] = {}
+
+    def search(instance: Instance, cell: Cell) -> SearchJob:
+        lives = tuple(found[_key(instance, less)] for less in cells if _within(less, cell))
+        steps = min(size.search_steps, size.warm_steps) if lives else size.search_steps
+        return SearchJob(
+            instance=instance,
+            cell=cell,
+            seeds=tuple(public_seeds("search", instance, size.search_seeds)),
+            settings={"objective": "quality", "steps": steps},
+            schedule=plans[cell.id],
+            lives=lives,
+            device=studio.device,
+        )
+
+    for wave in waves(cells):
+        asked = [(instance, cell) for instance in chosen for cell in wave]
+        todo = [search(*pair) for pair in asked]
+        results = studio.play(todo, f"searches for {', '.join(cell.id for cell in wave)}")
+        found |= {_key(*pair): result["life"] for pair, result in zip(asked, results, strict=True)}
+    return found
+
+
+def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells in an order in which all that lie within a cell come before it."""
+    ranks = [sum(_within(less, cell) for less in cells) for cell in cells]
+    return [
+        [cell for cell, rank in zip(cells, ranks, strict=True) if rank == wave] for wave in sorted({*ranks})
+    ]
+
+
+def _within(less: Cell, cell: Cell) -> bool:
+    return less != cell and less.params <= cell.params and less.compute <= cell.compute
+
+
+def _larger(
+    pairs: Sequence[tuple[Instance, Cell]],
+    grown: Mapping[Key, Mapping[str, Mapping[str, Any]]],
+    studio: Studio,
+) -> dict[Key, dict[str, Any]]:
+    """Row -> figures of a static host of the oracle's size and cost, each its mean over the hosts."""
+    todo = []
+    for instance, cell in pairs:
+        oracle = grown[_key(instance, cell)]["oracle"]
+        count = len(oracle["seeds"])
+        params, flops = round(sum(oracle["params"]) / count), sum(oracle["flops"]) / count
+        seeds = tuple(oracle["seeds"])
+        wanted = {"seeds": seeds, "params": params, "flops": flops, "device": studio.device}
+        todo.append(LargerJob(instance=instance, cell=cell, **wanted))
+    results = studio.play(todo, "static hosts as large")
+    return {_key(*pair): result for pair, result in zip(pairs, results, strict=True)}
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command `references`."""
+    parser = subparsers.add_parser("references", help=__doc__.partition(":")[0], description=__doc__)
+    add_grid(parser)
+    for name, field in Size.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=field.default)
+    parser.add_argument("--table", type=Path, default=TABLE, help=f"file to write (default: {TABLE.name})")
+    parser.add_argument(
+        "--commitment", default=commitment(LOCAL_SECRET), help="SHA-256 of the secret of evaluations to come"
+    )
+    add_place(parser, Path("runs/references"))
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Play what is missing and write the table; 1 while jobs are left.
+
+    Raises:
+        ValueError: a commitment that is no SHA-256: the secret itself would be published.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", args.commitment):
+        raise ValueError("--commitment: the SHA-256 of the secret is required, 64 hex digits")
+    chosen, cells = grid(args)
+    train = instances(args.tier, ["train"])
+    refuse_absent(train)
+    size = Size(**{name: getattr(args, name) for name in Size.model_fields})
+    studio = Studio(args.out, args.jobs, args.shard, args.device)
+    try:
+        found = measure(chosen, cells, train, size, studio)
+    except IncompleteError as error:
+        print(error)
+        return 1
+    head = {"version": TABLE_VERSION, "environment_version": environment_version(), "tier": args.tier}
+    head |= {"commitment": args.commitment, "hardware": studio.hardware, "seconds": studio.seconds}
+    checkpoint.write_json(args.table, sealed(head | {"size": size.model_dump()} | found))
+    admitted = sum(row["admitted"] for row in found["rows"])
+    work = duration(studio.seconds)
+    print(f"{admitted} of {len(found['rows'])} rows are admitted, {work} of work: {args.table}")
+    return 0

@@ -1,0 +1,130 @@
+"""`leaderboard.py verify`: whether an entry's results are what its agent reaches; fails closed.
+
+Every file is checked: form, digest, versions, instance, commitment, budgets, checkpoint. A share of the jobs
+is played again along its traces, with the agent asked at every step, and parameters and FLOPs are counted
+anew. On the same CPU model, threads, torch and kernels all must be equal to the last bit, the agent's choices
+too; elsewhere length, masks, stages and costs must be, mean quality within a point, and the agent must choose
+the recorded op nine times in ten, and of those that are not to wait: that is marked "not bit-verified".
+"""
+
+import argparse
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from board import checks, records, submit
+from board.entries import entries
+from board.records import EPISODES, TABLE, Record, RefusedError, Table
+from board.report import revealed
+from board.rerun import rerun
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command `verify`."""
+    parser = subparsers.add_parser("verify", help=__doc__.partition("\n")[0], description=__doc__)
+    parser.add_argument("results", type=Path, help="folder that `run` wrote, or file that `submit` packed")
+    parser.add_argument("--entry", help="only this one (default: all that are there)")
+    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--share", type=float, default=0.1, help="of the jobs to play again (default: 0.1)")
+    parser.add_argument("--draw", type=int, help="decides which; not given: at random, and printed")
+    parser.add_argument("--secret", help="what the host seeds follow from, where it is revealed")
+    parser.add_argument(
+        "--partial", action="store_true", help="allow entries that have not played everything"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where networks grow")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Check, play again, say what was found; 1 if anything is wrong."""
+    if not 0 < args.share <= 1:
+        raise ValueError(f"--share {args.share}: above 0 and at most 1 is required")
+    draw = secrets.randbelow(2**32) if args.draw is None else args.draw
+    print(f"--draw {draw} plays the same jobs again")
+    table, wrong = records.table(args.references), 0
+    secret = revealed(args.secret, table)
+    with opened(args.results) as folder:
+        good, problems = read(folder, args.entry)
+        problems += missing(good, table, args.partial)
+        for record in good:
+            found = checks.of_file(record, table, folder, secret)
+            problems += [f"{record}: {problem}" for problem in found]
+        for problem in problems:
+            print(f"WRONG: {problem}")
+        wrong += len(problems)
+        for record in () if wrong else chosen(good, args.share, draw):
+            wrong += played(record, folder, args.device)
+    if secret is None:
+        print("host seeds were not checked: the secret that they follow from is not revealed")
+    print(f"{len(good)} results, {wrong} things wrong" + (": REFUSED" if wrong else ": verified"))
+    return int(wrong > 0)
+
+
+@contextmanager
+def opened(results: Path) -> Iterator[Path]:
+    """The folder of the results, unpacked where they are packed."""
+    if results.is_dir():
+        yield results
+    else:
+        with submit.unpacked(results) as folder:
+            yield folder
+
+
+def read(folder: Path, entry: str | None) -> tuple[list[Record], list[str]]:
+    """The results of an entry or of all, and what can't be read.
+
+    Raises:
+        RefusedError: there are none.
+    """
+    good, problems = records.readable([folder])
+    good = [record for record in good if entry in (None, record.entry)]
+    if not good and not problems:
+        raise RefusedError(f"{folder} holds no {EPISODES} of {entry!r}")
+    return good, problems
+
+
+def missing(good: Sequence[Record], table: Table, partial: bool) -> list[str]:
+    """Entries that are not one agent, and, unless that is allowed, what entries have not played."""
+    try:
+        named = entries(good)
+    except RefusedError as error:
+        return [str(error)]
+    return [
+        f"{name}: {each}"
+        for name, entry in named.items()
+        for each in (() if partial else checks.absent(entry.records, table))
+    ]
+
+
+def chosen(good: Sequence[Record], share: float, draw: int) -> list[Record]:
+    """So many of each entry's results, at least one."""
+    found = []
+    for number, entry in enumerate(entries(good).values()):
+        ordered = sorted(entry.records, key=lambda record: record.sha256)
+        count = math.ceil(share * len(ordered))
+        picks = np.random.default_rng([draw, number]).choice(len(ordered), count, replace=False)
+        found += [ordered[pick] for pick in sorted(picks)]
+    return found
+
+
+def played(record: Record, folder: Path, device: str) -> int:
+    """Play one result again; how many things are wrong."""
+    try:
+        again = rerun(record, folder, device)
+    except Exception as error:  # of values that nobody foresaw: whatever can't be played is refused
+        print(f"WRONG: {record}: can't be played again: {type(error).__name__}: {error}")
+        return 1
+    problems, bits = checks.of_rerun(record, again)
+    for problem in problems:
+        print(f"WRONG: {record}: {problem}")
+    if not problems:
+        machines = f"{record.hardware} there, {again.hardware} here"
+        elsewhere = f"not bit-verified: {machines}, quality {again.gap(record):+.4f}"
+        how = "to the last bit" if bits else elsewhere
+        unseen = f"; {again.unseen} epochs undone by the governor not recounted" if again.unseen else ""
+        print(f"ok: {record}, {len(record.episodes)} episodes, {how}{unseen}", flush=True)
+    return len(problems)

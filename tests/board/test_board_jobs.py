@@ -1,0 +1,214 @@
+"""Jobs: what is recorded can be played again, is played once, and survives whatever happens to a run."""
+
+import fcntl
+import json
+import os
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from board import jobs
+from board.canonical import canonical, content_hash, sealed
+from board.cells import Cell
+from board.play import Job, play
+from board.trace import FINGERPRINT, replay, state_digest, world
+from tiny import CELL, job, tiny
+
+from esper_env import EsperVectorEnv, Op, Stage
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return play(job(), tmp_path_factory.mktemp("results"))
+
+
+def test_a_record_says_what_happened(record):
+    first = record["episodes"][0]
+    assert [episode["seed"] for episode in record["episodes"]] == [3, 4, 5]
+    assert sealed(record) == record
+    assert (record["entry"], record["instance"], record["cell"]) == (
+        "schedule",
+        "T1-data-00",
+        {"params": 3, "compute": 2},
+    )
+    for name in ("actions", "stages", "val_quality", "epoch_flops"):
+        assert len(first[name]) == first["length"] == 14
+    # by hand: planted in the first two steps in the order of the plan, then 4 epochs to train, 3 to blend
+    assert [action[-1] for action in first["actions"][:2]] == [Op.GERMINATE, Op.GERMINATE]
+    assert [action[0] for action in first["actions"][:2]] == [2, 0]
+    assert first["stages"][1] == [Stage.GERMINATED, Stage.DORMANT, Stage.GERMINATED]
+    assert first["stages"][-1] == [Stage.FOSSILIZED, Stage.DORMANT, Stage.FOSSILIZED]
+    assert (first["fossilized"], first["pruned"], first["invalid"]) == (2, 0, 0)
+    assert first["params"] == 1102 + 80 + 8  # micro; conv_small and norm there
+    assert first["param_ratio"] == pytest.approx(first["params"] / 1102)
+
+
+def test_costs_and_quality_are_those_of_the_environment(record):
+    first, instance = record["episodes"][0], tiny()
+    with closing(world(instance, CELL, 1)) as envs:
+        envs.reset(seed=[3])
+        for number, action in enumerate(first["actions"]):
+            _, _, ended, _, info = envs.step(np.array([action]))
+            assert first["val_quality"][number] == info["val_accuracy"][0]
+            flops = envs.ledger()["train_flops"][0]
+            assert first["epoch_flops"][number] == pytest.approx(flops / (276_960 * 16 * 14))
+        assert ended[0]
+        assert (first["quality"], first["flops"]) == (info["test_accuracy"][0], flops)
+        assert first["flops_ratio"] == first["epoch_flops"][-1] == info["flops_ratio"][0]
+
+
+def test_a_trace_played_again_is_the_same_to_the_last_bit(record):
+    again = replay(tiny(), CELL, record["episodes"][1:])
+    for old, new in zip(record["episodes"][1:], again, strict=True):
+        assert [new[name] for name in FINGERPRINT] == [old[name] for name in FINGERPRINT]
+        assert new == old
+
+
+@pytest.mark.parametrize("change", ["action", "seed", "cell", "length"])
+def test_another_trace_has_another_fingerprint(record, change):
+    episode, cell = json.loads(json.dumps(record["episodes"][0])), CELL
+    if change == "action":
+        episode["actions"][5][-1] = int(Op.WAIT) if episode["actions"][5][-1] else int(Op.PRUNE)
+    elif change == "seed":
+        episode["seed"] = 4
+    elif change == "cell":
+        cell = Cell(params=2, compute=2)
+    else:
+        episode["actions"] = episode["actions"][:7]
+    (again,) = replay(tiny(), cell, [episode])
+    assert all(again[name] != record["episodes"][0][name] for name in ("chain", "rules"))
+
+
+def test_an_episode_that_its_budget_ends_has_fewer_steps_and_is_not_played_on(tmp_path):
+    short = play(job(cell=Cell(params=3, compute=0.5), seeds=(3,)), tmp_path)["episodes"][0]
+    assert short["length"] < 14
+    assert short["epoch_flops"][-2] < 0.5 <= short["epoch_flops"][-1]
+    assert replay(tiny(), Cell(params=3, compute=0.5), [short]) == [short]
+
+
+def test_text_has_quality_between_guessing_and_certainty(tmp_path):
+    instance = tiny("T1-modality-00")
+    episode = play(job("random", (1, 2), instance), tmp_path)["episodes"][0]
+    assert 0 < episode["quality"] < 1
+    assert episode["length"] == len(episode["val_quality"])
+
+
+def test_every_bit_of_a_state_counts():
+    with closing(EsperVectorEnv(2, "micro", engine="null")) as envs:
+        envs.reset(seed=[1, 1])
+        assert state_digest(envs.get_state(0)) == state_digest(envs.get_state(1))
+        state = envs.get_state(0)
+        digest = state_digest(state)
+        state["rules"]["epoch"] += 1
+        assert state_digest(state) != digest
+
+
+def test_equal_values_have_equal_hashes():
+    assert canonical({"b": 1.5, "a": ["é"]}) == '{"a":["é"],"b":1.5}'.encode()
+    # `printf '{}' | sha256sum`
+    assert content_hash({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical({"a": float("nan")})
+
+
+def test_jobs_are_told_apart_by_everything_that_is_played():
+    base = job()
+    others = [
+        job(seeds=(3, 4)), job("wait"), job(cell=Cell(params=3, compute=1)), job(commitment="11"),
+        job(instance=tiny("T1-data-01")), job(device="cuda"), job(environment_version="0"),
+        base.model_copy(update={"entrant": base.entrant.model_copy(update={"training_seed": 1})}),
+    ]  # fmt: skip
+    assert len({each.hash for each in [base, *others]}) == len(others) + 1
+    assert Job.model_validate_json(base.model_dump_json()).hash == base.hash == job().hash
+
+
+class Failing(Job):
+    """A job that fails on an odd seed."""
+
+    def work(self, results):
+        if self.seeds[0] % 2:
+            raise RuntimeError(f"seed {self.seeds[0]} is odd")
+        return {"seed": self.seeds[0]}
+
+
+def failing(count=4):
+    return [Failing(**dict(job("wait", (seed,)))) for seed in range(count)]
+
+
+def test_a_failed_job_stops_nothing_and_is_tried_again(tmp_path, monkeypatch):
+    seen = []
+    summary = jobs.run(failing(), tmp_path, 1, lambda job, outcome: seen.append((job.seeds[0], outcome)))
+    assert seen == [(0, "played"), (1, "failed"), (2, "played"), (3, "failed")]
+    assert [job.seeds for job in summary.failed] == [(1,), (3,)]
+    assert "seed 1 is odd" in (tmp_path / failing()[1].name / jobs.ERROR).read_text()
+    monkeypatch.setattr(Failing, "work", lambda self, results: {"seed": self.seeds[0]})
+    again = jobs.run(failing(), tmp_path, 1, lambda job, outcome: None)
+    assert (again.already, len(again.played), again.failed) == (2, 2, [])
+    assert not (tmp_path / failing()[1].name / jobs.ERROR).exists()
+    assert jobs.read(failing()[1], tmp_path)["seed"] == 1
+
+
+class Dying(Job):
+    """A job that takes its process with it on seed 1, and is quick on others."""
+
+    def work(self, results):
+        if self.seeds[0] == 1:
+            os._exit(1)
+        return {"seed": self.seeds[0], "process": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def test_a_process_that_dies_takes_its_own_job_with_it_and_no_other(tmp_path):
+    todo = [Dying(**dict(job("wait", (seed,)))) for seed in range(4)]
+    summary = jobs.run(todo, tmp_path, 2, lambda job, outcome: None)
+    assert [each.seeds for each in summary.failed if each.seeds == (1,)] == [(1,)]
+    again = jobs.run([each for each in todo if each.seeds != (1,)], tmp_path, 1, lambda job, outcome: None)
+    results = [jobs.read(each, tmp_path) for each in todo if each.seeds != (1,)]
+    assert again.failed == []
+    assert {result["threads"] for result in results} == {1}
+    assert len(summary.failed) <= 2  # of two processes
+    assert "process died" in (tmp_path / todo[1].name / jobs.ERROR).read_text()
+
+
+def test_a_process_that_dies_takes_no_job_of_another_run_with_it(tmp_path):
+    dying, held = (Dying(**dict(job("wait", (seed,)))) for seed in (1, 2))
+    (tmp_path / held.name).mkdir()
+    with (tmp_path / held.name / jobs.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 1 on another machine\n")
+        lock.flush()
+        assert not jobs._unfinished(held, tmp_path)
+        summary = jobs.run([dying, held], tmp_path, 2, lambda job, outcome: None)
+    assert summary.failed == [dying]
+    assert summary.elsewhere == [held]
+    assert not (tmp_path / held.name / jobs.ERROR).exists()
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    todo = [job("random", (1, 2)), job("random", (1, 2), tiny("T1-modality-00"))]
+    for workers in (1, 2):
+        assert jobs.run(todo, tmp_path / str(workers), workers, lambda job, outcome: None).failed == []
+    for each in todo:
+        one, two = (jobs.read(each, tmp_path / workers) for workers in ("1", "2"))
+        assert one["episodes"] == two["episodes"]
+
+
+def test_what_another_process_is_at_is_left_to_it(tmp_path):
+    first, second = failing(3)[::2]
+    (tmp_path / first.name).mkdir()
+    with (tmp_path / first.name / jobs.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        summary = jobs.run([first, second], tmp_path, 1, lambda job, outcome: None)
+    assert (summary.elsewhere, summary.played) == ([first], [second])
+    # whoever held it is gone, however it ended
+    assert jobs.run([first, second], tmp_path, 1, lambda job, outcome: None).played == [first]
+
+
+def test_shards_share_all_jobs():
+    todo = [job("wait", (seed,)) for seed in range(40)]
+    parts = [jobs.shard(todo, f"{part}/3") for part in (1, 2, 3)]
+    assert sorted(each.hash for part in parts for each in part) == sorted(each.hash for each in todo)
+    assert all(parts)
+    for wrong in ("0/3", "4/3", "3", "a/b"):
+        with pytest.raises(ValueError, match="i/n is required"):
+            jobs.shard(todo, wrong)

@@ -1,0 +1,273 @@
+"""Reports from files: what is shown, what is left out and why."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from board import headroom, records, report
+from board.canonical import sealed
+from board.records import Record, RefusedError, Table
+from board.seeds import commitment
+from made_up_results import CELLS, HARDWARE, SECRET, STATIC, luck, play, record, references, write
+
+INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four agents; the second learns, and wins more than the schedule, but harms."""
+    rng = np.random.default_rng(1)
+
+    def learned(instance, cell, run, seed):
+        return STATIC + luck(instance, seed) + float(rng.normal(0.16, 0.06)) + 0.01 * (run - 3)
+
+    references(tmp_path / "references.json", INSTANCES, {("T1-data-01", 1.5, 1.0)})
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "schedule", INSTANCES, 0.1)
+    play(
+        tmp_path / "r",
+        "heuristic",
+        INSTANCES,
+        lambda i, c, r, s: STATIC + luck(i, s) + 0.1 * (c["params"] > 2),
+    )
+    play(tmp_path / "r", "esper_ppo", INSTANCES, learned, runs=(1, 2, 3, 4, 5))
+    return tmp_path
+
+
+def run(module, *words):
+    parser = argparse.ArgumentParser()
+    module.add_parser(parser.add_subparsers())
+    args = parser.parse_args([*map(str, words)])
+    return args.main(args)
+
+
+def made(folder, *words):
+    words = (
+        "report",
+        folder / "r",
+        "--references",
+        folder / "references.json",
+        "--out",
+        folder / "o",
+        *words,
+    )
+    return run(report, *words), json.loads((folder / "o" / "report.json").read_text())
+
+
+def row(text, agent, column):
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines()]
+    header = next(line for line in lines if line[0] == "agent")
+    return next(line for line in lines if line[0] == agent)[header.index(column)]
+
+
+def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
+    code, values = made(folder)
+    text = (folder / "o" / "report.md").read_text()
+    assert code == 0
+    assert capsys.readouterr().out.startswith("# Leaderboard")
+    assert [group["part"] for group in values["groups"]] == ["held-out", "seeds", "data", "reach", "train"]
+    assert row(text, "schedule", "score, IQM") == "0.500 (0.500 to 0.500)"
+    assert row(text, "heuristic", "score, mean") == "0.267 (0.267 to 0.267)"
+    own = values["groups"][0]["entries"]["esper_ppo"]
+    assert row(text, "esper_ppo", "score, IQM").startswith(f"{own['iqm'][0]:.3f} (")
+    assert own["iqm"][1] < own["iqm"][0] < own["iqm"][2]
+    assert row(text, "esper_ppo", "less schedule").startswith(
+        f"{own['against']['schedule']['gap'][0]:+.3f} ("
+    )
+    assert row(text, "wait", "target reached %") == "0"
+    assert "Of 24 pairs of instance and budgets 1 were refused" in text
+    assert "not revealed yet" in text
+    good = own["against"]["schedule"]["gap"][0] >= 0.05 and own["harm"][0] <= 0.05
+    assert f"**{'yes' if good else 'no'}**" in text
+    for name in ("scores_T1.png", "profile_T1.png"):
+        assert (folder / "o" / name).stat().st_size > 5000
+        assert f"({name})" in text
+
+
+def test_a_report_repeats(folder):
+    _, values = made(folder)
+    assert report.made([folder / "r"], [folder / "references.json"], None) == values
+
+
+def test_a_secret_that_is_revealed_is_checked(folder):
+    code, values = made(folder, "--secret", SECRET)
+    assert (code, values["revealed"]) == (0, True)
+    with pytest.raises(RefusedError, match="'another' is not what was committed to"):
+        made(folder, "--secret", "another")
+
+
+CHANGES = {
+    "an edited result": (lambda v: v["episodes"][0].update(quality=0.9), "was changed after it was written"),
+    "another environment": (
+        lambda v: v.update(environment_version="9"),
+        "environment version '9' is not known",
+    ),
+    "another instance": (lambda v: v.update(instance_hash="x"), "another instance of that name"),
+    "other seeds": (lambda v: v.update(commitment="x"), "host seeds by another secret"),
+    "no such cell": (lambda v: v["cell"].update(params=7.0), "no such instance and budgets"),
+    "a missing figure": (lambda v: v["episodes"][1].pop("params"), "episodes.1.params: Field required"),
+    "a step less": (lambda v: v["episodes"][1]["actions"].pop(), "actions has 3 steps, the episode of seed"),
+    "another form": (lambda v: v.update(version=2), "is of the form 2, only 1 is known"),
+}
+
+
+def sorted_out(folder, secret=None):
+    table = records.read(folder / "references.json", Table)
+    return report.sorted_out([folder / "r"], table, secret)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_does_not_belong_is_left_out_and_named(tmp_path, change):
+    edit, message = CHANGES[change]
+    references(tmp_path / "references.json", INSTANCES)
+    values = record("maskable_ppo", "T1-seeds-00", CELLS[0], 0.1, run=1)
+    edit(values)
+    write(tmp_path / "r" / "bad", values if "edited" in change else sealed(values))
+    write(tmp_path / "r" / "good", record("wait", "T1-seeds-00", CELLS[0], 0.1))
+    good, [reason] = sorted_out(tmp_path)
+    assert message in reason
+    assert [each.entry for each in good] == ["wait"]
+
+
+def test_seeds_that_do_not_follow_from_the_secret_are_left_out(tmp_path):
+    references(tmp_path / "references.json", INSTANCES)
+    values = record("maskable_ppo", "T1-seeds-00", CELLS[0], 0.1, run=1)
+    values["episodes"][0]["seed"] = 5
+    write(tmp_path / "r", sealed(values))
+    _, [reason] = sorted_out(tmp_path, SECRET)
+    assert "maskable_ppo, training seed 1 on T1-seeds-00 (1.5x1): host seeds [5, " in reason
+    assert sorted_out(tmp_path)[1] == []
+
+
+def test_a_report_names_what_it_left_out(folder, capsys):
+    write(folder / "r" / "bad", record("maskable_ppo", "T1-seeds-00", CELLS[0], 0.1) | {"seconds": 1.0})
+    code, values = made(folder)
+    [reason] = values["left_out"]
+    assert code == 1
+    assert reason in (folder / "o" / "report.md").read_text()
+    assert f"left out: {reason}" in capsys.readouterr().err
+    assert all("maskable_ppo" not in group["entries"] for group in values["groups"])
+
+
+def test_a_copy_of_a_result_counts_once(tmp_path):
+    references(tmp_path / "references.json", INSTANCES)
+    values = record("wait", "T1-seeds-00", CELLS[0], 0.0)
+    write(tmp_path / "r" / "a", values)
+    write(tmp_path / "r" / "b", values)
+    good, left_out = sorted_out(tmp_path)
+    assert (len(good), left_out) == (1, [])
+
+
+def counted(tmp_path, *folders):
+    table = records.read(references(tmp_path / "references.json", INSTANCES), Table)
+    return report.sorted_out([tmp_path / folder for folder in folders], table, None)
+
+
+def test_of_two_results_of_a_job_the_first_folders_counts(tmp_path):
+    for folder, gain, cpu in (("a", 0.0, "one"), ("b", -0.3, "another")):
+        machine = HARDWARE | {"cpu": cpu}
+        write(tmp_path / folder, record("wait", "T1-seeds-00", CELLS[0], gain, hardware=machine))
+    for first, second in (("a", "b"), ("b", "a")):
+        [kept], left_out = counted(tmp_path, first, second)
+        assert left_out == []
+        assert kept == records.read(tmp_path / first / "episodes.json", Record)
+    # from the same machine two results can't differ
+    other = record("wait", "T1-seeds-00", CELLS[0], 0.1, hardware=HARDWARE | {"cpu": "one"})
+    other["episodes"][2]["chain"] = "f" * 64
+    write(tmp_path / "b", sealed(other))
+    [kept], [reason] = counted(tmp_path, "a", "b")
+    assert kept.hardware.cpu == "one"
+    assert f"two results of one job differ, on host seeds [{other['episodes'][2]['seed']}]" in reason
+
+
+def test_in_a_folder_what_has_most_host_seeds_counts(tmp_path):
+    for seeds in (4, 6, 2):
+        write(tmp_path / "a" / str(seeds), record("wait", "T1-seeds-00", CELLS[0], 0.0, seeds=seeds))
+    [kept], left_out = counted(tmp_path, "a")
+    assert (len(kept.episodes), left_out) == (6, [])
+
+
+def test_a_name_that_is_taken_is_left_to_whom_it_belongs(tmp_path):
+    write(tmp_path / "a", record("mine", "T1-seeds-00", CELLS[0], 0.1, algo="esper_ppo"))
+    write(tmp_path / "b" / "1", record("mine", "T1-seeds-00", CELLS[1], 0.3, algo="ppo"))
+    write(tmp_path / "b" / "2", record("heuristic", "T1-seeds-00", CELLS[0], -0.3, algo="wait"))
+    [kept], left_out = counted(tmp_path, "a", "b")
+    assert kept.agent.algo == "esper_ppo"
+    assert sum("the name of a baseline, lent to 'wait'" in reason for reason in left_out) == 1
+    assert sum("an entry is one agent" in reason for reason in left_out) == 1
+
+
+def test_a_rival_is_the_one_that_the_references_were_measured_with(tmp_path):
+    path, plan = references(tmp_path / "references.json", INSTANCES), {"start": 3}
+    plans = {"1.5x1": plan, "1.5x2": {}, "3x1": {}, "3x2": {}}
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"plans": plans})))
+    for number, (algo, config, entry) in enumerate(
+        [
+            ("schedule", {"plans": plans}, "schedule"),
+            ("schedule", {"schedule": {"start": 9}}, "mine"),
+            ("schedule", None, "schedule"),
+            ("schedule", {"schedule": {"no": 1}}, "schedule"),
+            ("heuristic", {"heuristic": {"x": 1}}, "heuristic"),
+        ]
+    ):
+        agent = {"algo": algo, "config": config, "checkpoint": None}
+        write(tmp_path / "r" / str(number), record(entry, "T1-seeds-00", CELLS[0], 0.0, agent=agent))
+    table = records.table([path])
+    good, left_out = report.sorted_out([tmp_path / "r"], table, None)
+    assert sorted(each.entry for each in good) == ["mine", "schedule"]
+    assert sum("has other settings than the reference of that name" in reason for reason in left_out) == 3
+
+
+def test_a_table_says_what_an_entry_is_and_no_name_changes_it(folder):
+    play(folder / "r", "mine", INSTANCES, 0.1, algo="esper_ppo")
+    made(folder)
+    assert row((folder / "o" / "report.md").read_text(), "mine (esper_ppo)", "score, IQM").startswith("0.500")
+    for name in ("a | b", "[a](b)", "a\nb", ""):
+        with pytest.raises(ValueError, match="entry"):
+            Record.model_validate(record(name, "T1-seeds-00", CELLS[0], 0.1))
+
+
+def test_the_secret_that_everybody_knows_is_checked_though_nobody_tells_it(tmp_path):
+    path = references(tmp_path / "references.json", INSTANCES)
+    table = records.read(path, Table)
+    local = table.model_copy(update={"commitment": commitment("local")})
+    assert (report.revealed(None, local), report.revealed(None, table)) == ("local", None)
+
+
+def test_figures_that_are_none_are_refused(folder):
+    path = folder / "references.json"
+    path.write_text(path.read_text().replace('"mean": 0.1', '"mean": NaN', 1))
+    with pytest.raises(RefusedError, match="NaN is no figure"):
+        made(folder)
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    path = references(tmp_path / "references.json", INSTANCES)
+    with pytest.raises(RefusedError, match=r"holds no episodes\.json"):
+        run(report, "report", tmp_path, "--references", path)
+
+
+def test_the_headroom_is_shown_before_anybody_plays(folder):
+    out = folder / "headroom.md"
+    assert run(headroom, "headroom", "--references", folder / "references.json", "--out", out) == 0
+    text = out.read_text()
+    assert "23 of 24 pairs of instance and budgets are admitted" in text
+    assert "| oracle - static, all | 24 | 20.0 | 20.0 | 20.0 | 20.0 | 20.0 |" in text
+    assert "| T1-data-01 | 1.5x1 | 40.0 | - | - | - | 50.0 | 60.0 | +20.0 +- 1.0, 20.0 sigma |" in text
+    assert (folder / "headroom.png").stat().st_size > 5000
+
+
+def test_tables_of_several_tiers_are_one(tmp_path):
+    first = references(tmp_path / "1.json", INSTANCES[:1])
+    second = references(tmp_path / "2.json", ("T2-seeds-00",))
+    together = records.table([first, second])
+    assert [row.instance for row in together.rows] == ["T1-seeds-00"] * 4 + ["T2-seeds-00"] * 4
+    assert together.seconds == 7200
+    assert together.sha256 not in {records.table([path]).sha256 for path in (first, second)}
+    with pytest.raises(RefusedError, match="rows of the same instance and budgets"):
+        records.table([first, first])
+    values = json.loads(second.read_text()) | {"commitment": "x"}
+    second.write_text(json.dumps(sealed(values)))
+    with pytest.raises(RefusedError, match=r"2\.json has another commitment than"):
+        records.table([first, second])

@@ -1,0 +1,213 @@
+"""Scores, harm and targets against hand calculation; who is compared with whom."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from board import figures, records, score
+from board.entries import entries, part_of
+from board.records import Record, RefusedError, Table
+from made_up_results import CELLS, ORACLE, STATIC, luck, play, record, references
+from scipy import stats
+
+INSTANCES = ("T1-data-00", "T1-data-01", "T1-seeds-00", "T1-train-00")
+
+
+@pytest.fixture
+def table(tmp_path):
+    return records.read(references(tmp_path / "references.json", INSTANCES), Table)
+
+
+def read(folder):
+    return entries(records.read(path, Record) for path in records.found([folder]))
+
+
+def collected(table, folder):
+    played = read(folder)
+    groups = figures.collected(table, played, score.Grid(table, played["wait"]))
+    return {group["part"]: group for group in groups}
+
+
+def test_the_static_host_scores_0_and_a_gain_is_a_share_of_the_oracles(table, tmp_path):
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "schedule", INSTANCES, 0.05)
+    play(tmp_path / "r", "best", INSTANCES, ORACLE - STATIC, runs=(1, 2, 3), algo="esper_ppo")
+    rows = collected(table, tmp_path / "r")["held-out"]["entries"]
+    assert rows["wait"]["iqm"] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert rows["schedule"]["mean"] == pytest.approx([0.25] * 3)
+    assert rows["best"]["iqm"] == pytest.approx([1, 1, 1])
+    assert rows["best"]["against"]["schedule"]["gap"] == pytest.approx([0.75] * 3)
+    assert rows["best"]["against"]["schedule"]["better"] == pytest.approx([1, 1, 1])
+    assert rows["best"]["gain"] == pytest.approx([20, 20, 20])
+    assert rows["schedule"]["invalid_share"] == 0.25
+    assert rows["schedule"]["seconds_an_episode"] == 2
+
+
+def test_the_interquartile_mean_is_scipys_over_instances_runs_and_seeds(table, tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = {}
+
+    def quality(instance, cell, run, seed):
+        key = instance, tuple(cell.values()), run, seed
+        return drawn.setdefault(key, STATIC + luck(instance, seed) + float(rng.normal(0.1, 0.1)))
+
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "ppo", INSTANCES, quality, runs=(5, 6), algo="ppo")
+    group = collected(table, tmp_path / "r")["held-out"]
+    own = group["entries"]["ppo"]
+    by_key = {}
+    for (instance, _, run, seed), q in drawn.items():
+        if instance != "T1-train-00":
+            by_key.setdefault((instance, run, seed), []).append((q - STATIC - luck(instance, seed)) / 0.2)
+    expected = [np.mean(values) for values in by_key.values()]
+    assert len(expected) == 3 * 2 * 4
+    assert own["iqm"][0] == pytest.approx(stats.trim_mean(expected, 0.25))
+    gains = [q - STATIC - luck(i, s) for (i, _, _, s), q in drawn.items() if i != "T1-train-00"]
+    assert own["harm"][0] == pytest.approx(np.mean(np.array(gains) < -0.01))
+    worst = np.sort(gains)[: round(len(gains) / 10)].mean()
+    assert own["worst_decile"] == pytest.approx(100 * worst)
+    np.testing.assert_allclose(
+        own["profile"]["above"], stats.ecdf(expected).sf.evaluate(own["profile"]["thresholds"]), atol=1e-12
+    )
+
+
+def test_what_is_held_out_is_reported_apart_axis_by_axis(table, tmp_path):
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    groups = collected(table, tmp_path / "r")
+    assert {part: group["instances"] for part, group in groups.items()} == {
+        "held-out": ["T1-data-00", "T1-data-01", "T1-seeds-00"],
+        "data": ["T1-data-00", "T1-data-01"],
+        "seeds": ["T1-seeds-00"],
+        "train": ["T1-train-00"],
+    }
+
+
+def test_what_was_not_admitted_counts_nowhere(tmp_path):
+    refused = {("T1-data-00", 1.5, 1.0), *(("T1-data-01", *cell.values()) for cell in CELLS)}
+    table = records.read(references(tmp_path / "t.json", INSTANCES, refused), Table)
+
+    def quality(instance, cell, run, seed):
+        bad = (instance, *cell.values()) in refused
+        return STATIC + luck(instance, seed) + (-0.3 if bad else 0.1)
+
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "schedule", INSTANCES, quality)
+    group = collected(table, tmp_path / "r")["data"]
+    assert (group["instances"], group["cells"]) == (["T1-data-00"], 3)
+    assert group["entries"]["schedule"]["mean"][0] == pytest.approx(0.5)
+    assert group["entries"]["schedule"]["harm"][0] == 0
+
+
+def test_what_is_missing_is_named_and_not_averaged(table, tmp_path):
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "ppo", INSTANCES, 0.1, runs=(1, 2))
+    gone = next(
+        path for path in sorted((tmp_path / "r").rglob("*.json"))
+        if (values := json.loads(path.read_text()))["instance"] == "T1-data-01"
+        and values["entry"] == "ppo" and values["training_seed"] == 2 and values["cell"] == CELLS[3]
+    )  # fmt: skip
+    gone.unlink()
+    groups = collected(table, tmp_path / "r")
+    assert "ppo" not in groups["held-out"]["entries"]
+    assert groups["data"]["missing"] == {"ppo": ["T1-data-01 (3x2), training seed 2"]}
+    assert "ppo" in groups["seeds"]["entries"]
+
+
+def test_seeds_that_the_static_host_has_not_played_are_no_way_out(table, tmp_path):
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "ppo", INSTANCES, 0.1, seeds=3)
+    assert "ppo" not in collected(table, tmp_path / "r")["data"]["entries"]
+
+
+@pytest.mark.parametrize(
+    ("quality", "wanted", "spent", "expected"),
+    [
+        ([0.1, 0.3, 0.5], 0.4, [1.0, 2.0, 3.0], 2.5),
+        ([0.1, 0.3, 0.5], 0.3, [0.2, 0.4, 1.0], 0.4),
+        ([0.5, 0.6], 0.4, [1.0, 2.0], 1.0),
+        ([0.1, 0.3, 0.2], 0.4, [1.0, 2.0, 3.0], math.inf),
+        ([0.1, None, 0.5], 0.4, [1.0, 2.0, 3.0], 3.0),
+        ([0.1, 0.3, 0.5], math.nan, [1.0, 2.0, 3.0], math.inf),
+        ([0.1, 0.6, 0.2, 0.7], 0.35, [1.0, 2.0, 3.0, 4.0], 1.5),
+    ],
+)
+def test_a_target_is_reached_on_the_line_between_epochs(quality, wanted, spent, expected):
+    assert score.reached(quality, wanted, spent) == pytest.approx(expected)
+
+
+def test_targets_are_half_way_to_the_oracle_and_medians_count_who_never_got_there(table, tmp_path):
+    def quality(instance, cell, run, seed):
+        return 0.8 if cell["params"] == 3 else 0.4
+
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "heuristic", INSTANCES, quality)
+    play(tmp_path / "r", "schedule", INSTANCES, lambda *_: 0.45)
+    rows = collected(table, tmp_path / "r")["seeds"]["entries"]
+    # 0.8 n / 4 reaches 0.5 after 2.5 of 4 epochs
+    assert rows["heuristic"]["target"] == pytest.approx({"reached": 0.5, "epochs": 2.5, "flops": 0.625})
+    assert rows["schedule"]["target"] == {"reached": 0.0, "epochs": None, "flops": None}
+
+
+def test_the_name_of_a_baseline_is_not_lent_to_others():
+    values = record("schedule", "T1-data-00", CELLS[0], 0.1, algo="esper_ppo")
+    with pytest.raises(RefusedError, match="the name of a baseline, lent to 'esper_ppo'"):
+        entries([Record.model_validate(values)])
+
+
+def test_a_result_counts_once():
+    values = [record("ppo", "T1-data-00", CELLS[0], gain) for gain in (0.1, 0.2)]
+    with pytest.raises(RefusedError, match=r"ppo on T1-data-00 .*: was played twice"):
+        entries(map(Record.model_validate, values))
+
+
+def test_a_host_seed_stands_once_in_a_result():
+    values = record("ppo", "T1-data-00", CELLS[0], 0.1)
+    with pytest.raises(ValueError, match="a host seed stands twice among"):
+        Record.model_validate(values | {"episodes": [values["episodes"][0]] * 2})
+
+
+def agent(algo="esper_ppo", number=0, **config):
+    return {"algo": algo, "config": config or None, "checkpoint": {"path": "x", "sha256": str(number)}}
+
+
+PATCHWORK = {
+    "a specialist for an instance": ({"agent": agent(number=1)}, "a training run has one checkpoint"),
+    "other settings": ({"agent": agent(deterministic=True)}, "an entry is one agent, and this one is"),
+    "another algorithm": ({"agent": agent("ppo")}, "an entry is one agent, and this one is esper_ppo with"),
+    "one run as two": ({"agent": agent(), "run": 2}, "the checkpoint of another training seed"),
+}
+
+
+@pytest.mark.parametrize("fraud", PATCHWORK)
+def test_an_entry_is_one_agent_and_a_run_one_checkpoint(fraud):
+    changes, message = PATCHWORK[fraud]
+    first = record("mine", "T1-data-00", CELLS[0], 0.1, run=1, agent=agent())
+    second = record("mine", "T1-data-01", CELLS[0], 0.1, **({"run": 1} | changes))
+    with pytest.raises(RefusedError, match=message):
+        entries(map(Record.model_validate, (first, second)))
+
+
+def test_where_the_static_host_was_not_played_nobody_is_compared(table, tmp_path):
+    play(tmp_path / "r", "wait", INSTANCES, 0.0)
+    play(tmp_path / "r", "ppo", INSTANCES, 0.1)
+    for path in sorted((tmp_path / "r").rglob("*.json")):
+        values = json.loads(path.read_text())
+        if (values["entry"], values["instance"], values["cell"]) == ("wait", "T1-data-01", CELLS[3]):
+            path.unlink()
+    groups = collected(table, tmp_path / "r")
+    assert groups["data"]["entries"] == {}
+    assert groups["data"]["missing"]["ppo"] == ["T1-data-01 (3x2), which 'wait' has not played"]
+    assert "ppo" in groups["seeds"]["entries"]
+
+
+def test_the_static_host_is_to_be_played_on_the_same_seeds_everywhere(table):
+    values = [record("wait", "T1-data-00", cell, 0.0, seeds=2 + n) for n, cell in enumerate(CELLS[:2])]
+    with pytest.raises(RefusedError, match="wait played T1-data-00 on other host seeds"):
+        score.Grid(table, entries(map(Record.model_validate, values))["wait"])
+
+
+def test_ids_say_tier_and_part():
+    assert part_of("T2-reach-11") == ("T2", "reach")
+    with pytest.raises(RefusedError, match="'T1-x'"):
+        part_of("T1-x")
