@@ -102,6 +102,8 @@ class Recorder:
 
     def _record(self, env: int, episode: Episode) -> Record:
         ratio = float(episode.measured["param_ratio"] or math.nan)
+        rollbacks = episode.measured["rollbacks"]
+        assert rollbacks is not None, "every environment counts them"
         figures = {
             "seed": self._seeds[env],
             "length": episode.length,
@@ -109,7 +111,7 @@ class Recorder:
             "param_ratio": _known(ratio),
             "params": round(ratio * self._envs.facts.host_params),
             "flops_ratio": episode.measured["flops_ratio"],
-            "rollbacks": int(episode.measured["rollbacks"] or 0),
+            "rollbacks": int(rollbacks),
             "invalid": episode.invalid,
             "pruned": episode.pruned,
             "fossilized": episode.fossilized,

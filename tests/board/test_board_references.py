@@ -190,17 +190,14 @@ def small(monkeypatch):
     monkeypatch.setattr(references, "instances", lambda tier, parts: few[tier])
 
 
+def one_row(folder):
+    """Options of a table with a single row."""
+    places = ["--out", str(folder / "out"), "--table", str(folder / "t.json")]
+    return ["--instances", "T1-data-00", "--cells", "3x2", *places]
+
+
 def test_a_table_from_nothing_and_again_from_what_is_there(tmp_path, capsys, small, hosts):
-    where = [
-        "--instances",
-        "T1-data-00",
-        "--cells",
-        "3x2",
-        "--out",
-        str(tmp_path / "out"),
-        "--table",
-        str(tmp_path / "t.json"),
-    ]
+    where = one_row(tmp_path)
     size = ["--seeds", "3", "--plans", "3", "--search-steps", "400", "--search-seeds", "2"]
     assert leaderboard.main(["references", *where, *size]) == 0
     table = json.loads((tmp_path / "t.json").read_text())
@@ -236,16 +233,7 @@ def test_a_table_from_nothing_and_again_from_what_is_there(tmp_path, capsys, sma
 
 def test_a_table_with_gaps_is_not_written(tmp_path, capsys, small, monkeypatch):
     monkeypatch.setattr(references.Job, "work", lambda self, results: 1 / 0)
-    where = [
-        "--instances",
-        "T1-data-00",
-        "--cells",
-        "3x2",
-        "--out",
-        str(tmp_path / "out"),
-        "--table",
-        str(tmp_path / "t.json"),
-    ]
+    where = one_row(tmp_path)
     assert leaderboard.main(["references", *where, "--seeds", "2"]) == 1
     told = capsys.readouterr().out
     assert "FAILED: static on T1-data-00, cell 3x2" in told
