@@ -15,6 +15,8 @@ CHECKPOINT = "checkpoint.zip"
 """Name of the last checkpoint in a run's folder."""
 RECORD = "esper.json"
 """Entry of a checkpoint that is ours; the others are the algorithm library's."""
+TRAINING = "training.pt"
+"""Entry of an esper_ppo checkpoint that only more training needs: optimizer and generator."""
 RUN_RECORD = "config.json"
 """Name of the run's configuration in its folder."""
 
@@ -65,6 +67,21 @@ def read_record(path: Path) -> dict[str, Any]:
             return record
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} is not a checkpoint of a training run: {error}") from None
+
+
+def to_play(path: Path) -> bytes:
+    """A checkpoint without what only more training needs; the same checkpoint gives the same bytes.
+
+    Raises:
+        ValueError: not a checkpoint of ours, or a damaged one.
+    """
+    read_record(path)
+    content = io.BytesIO()
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(content, "w") as archive:
+        for entry in whole.infolist():
+            if entry.filename != TRAINING:
+                archive.writestr(zipfile.ZipInfo(entry.filename), whole.read(entry))
+    return content.getvalue()
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -121,6 +121,9 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
             there, here = getattr(envs, space), getattr(world.envs, space)
             if there != here:
                 raise ValueError(f"{path} was trained with {space} {there}, which is {here} here")
+        if trained.algo == "esper_ppo":  # also copies without what more training needs
+            policy = saved_policy(path, envs, trained)
+            return PpoAgent(policy, path.parent.name, deterministic, trained.seed)
         return make_trainee(config, rules, path).agent(path.parent.name, deterministic)
 
 

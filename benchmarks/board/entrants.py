@@ -81,7 +81,7 @@ def entrant(name: str, out: Path, settings: Mapping[str, Any], entry: str | None
         raise ValueError(f"agent {name!r} is not known: {list(BASELINES)} are, and paths of checkpoints")
     path = checkpoint.find_checkpoint(Path(name))
     trained = checkpoint.read_record(path)["config"]
-    content = path.read_bytes()
+    content = checkpoint.to_play(path)
     digest = hashlib.sha256(content).hexdigest()
     kept = Path(KEPT) / f"{digest[:16]}.zip"
     if not (out / kept).is_file():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from board.admission import judged
+from board.admission import LIMITS, judged
 from board.canonical import sealed
 from board.cells import Cell
 from board.entrants import ORACLE, AgentSpec, Entrant
@@ -34,6 +34,8 @@ PUBLIC = commitment("public")
 """In place of a commitment, of jobs whose hosts everybody knows."""
 BASELINES = {"static": "wait", "heuristic": "heuristic", "random": "random"}
 """Reference -> agent."""
+JUDGED = {name for better, worse, _ in LIMITS.values() for name in (better, worse)}
+"""References whose differences decide about admission."""
 Key = tuple[str, str]
 """Ids of an instance and a cell."""
 
@@ -67,7 +69,7 @@ def measure(
             "oracle": AgentSpec(algo=ORACLE, config=life),
         }
     grown = _played(pairs, specs, size, studio, "schedules and lives")
-    larger = _larger(pairs, grown, studio)
+    larger = _larger(pairs, grown, size, studio)
     rows = []
     for instance, cell in pairs:
         key = _key(instance, cell)
@@ -97,7 +99,7 @@ def _played(
             entrant=Entrant(entry=name, agent=spec),
             instance=instance,
             cell=_first_alike(cell, cells) if name == "static" else cell,
-            seeds=tuple(public_seeds("reference", instance, size.seeds)),
+            seeds=tuple(public_seeds("reference", instance, size.seeds)[: _hosts(name, size)]),
             commitment=PUBLIC,
             device=studio.device,
         )
@@ -107,6 +109,11 @@ def _played(
     for (instance, cell, name, _), record in zip(asked, studio.play(todo, what), strict=True):
         found[_key(instance, cell)][name] = _figures(record["episodes"])
     return found
+
+
+def _hosts(name: str, size: Size) -> int:
+    """How many hosts a reference plays: all where differences are paired, few where it is only shown."""
+    return size.seeds if name in JUDGED else min(size.others, size.seeds)
 
 
 def _first_alike(cell: Cell, cells: Sequence[Cell]) -> Cell:
@@ -177,6 +184,7 @@ def _within(less: Cell, cell: Cell) -> bool:
 def _larger(
     pairs: Sequence[tuple[Instance, Cell]],
     grown: Mapping[Key, Mapping[str, Mapping[str, Any]]],
+    size: Size,
     studio: Studio,
 ) -> dict[Key, dict[str, Any]]:
     """Row -> figures of a static host of the oracle's size and cost, each its mean over the hosts."""
@@ -185,7 +193,7 @@ def _larger(
         oracle = grown[_key(instance, cell)]["oracle"]
         count = len(oracle["seeds"])
         params, flops = round(sum(oracle["params"]) / count), sum(oracle["flops"]) / count
-        seeds = tuple(oracle["seeds"])
+        seeds = tuple(oracle["seeds"][: size.others])
         wanted = {"seeds": seeds, "params": params, "flops": flops, "device": studio.device}
         todo.append(LargerJob(instance=instance, cell=cell, **wanted))
     results = studio.play(todo, "static hosts as large")

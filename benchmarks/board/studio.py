@@ -21,12 +21,14 @@ class Size(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seeds: int = Field(24, ge=2)
-    """Fresh hosts that every reference plays."""
+    """Fresh hosts that the references play."""
+    others: int = Field(8, ge=1)
+    """Of these, the first ones: hosts of the references that are shown, and that admission does not ask."""
     plans: int = Field(27, ge=2)
     """Schedules to choose from."""
-    search_steps: int = Field(8_000, ge=1)
+    search_steps: int = Field(4_000, ge=1)
     """Environment steps of each search that begins from nothing."""
-    warm_steps: int = Field(5_000, ge=1)
+    warm_steps: int = Field(2_500, ge=1)
     """Environment steps of each search that begins with what was found under smaller budgets."""
     search_seeds: int = Field(12, ge=1)
     """Hosts of a search."""

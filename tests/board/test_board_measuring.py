@@ -50,7 +50,7 @@ class Desk:
 @pytest.fixture
 def desk():
     desk = Desk()
-    size = Size(seeds=8, plans=2, search_steps=900, warm_steps=300)
+    size = Size(seeds=8, others=3, plans=2, search_steps=900, warm_steps=300)
     chosen, train = (find("T1-data-00"), find("T1-seeds-00")), instances("T1", ["train"])
     desk.rows = references.measure(chosen, CELLS["T1"], train, size, desk)["rows"]
     return desk
@@ -65,6 +65,15 @@ def test_what_is_measured_is_played_where_it_was_asked_for_on_seeds_of_its_purpo
             seeds = [job.seed] if kind is TuneJob else job.seeds
             assert all(seed // WIDTH == RANGES[purpose] for seed in seeds)
             assert (job.instance.part == "train") is (kind is TuneJob)
+
+
+def test_references_that_are_only_shown_play_the_first_of_the_hosts(desk):
+    first = {job.instance.id: job.seeds[:3] for job in desk.of(Job) if job.entrant.entry == "oracle"}
+    played = {job.entrant.entry: len(job.seeds) for job in desk.of(Job)}
+    assert played == {"static": 8, "schedule": 8, "oracle": 8, "heuristic": 3, "random": 3}
+    few = [job for job in desk.of(Job) if len(job.seeds) == 3] + desk.of(LargerJob)
+    assert len(few) == 2 * 4 * 3
+    assert all(job.seeds == first[job.instance.id] for job in few)
 
 
 def test_a_search_that_begins_with_what_was_found_takes_fewer_steps(desk):

@@ -1,6 +1,7 @@
 """The command `run`: who plays, what is refused before anything is played, what is said of it."""
 
 import json
+import zipfile
 from argparse import Namespace
 from contextlib import closing
 from io import StringIO
@@ -90,6 +91,11 @@ def test_a_checkpoint_is_kept_and_another_one_in_its_place_is_refused(tmp_path):
     assert record["agent"]["checkpoint"]["sha256"] == who.agent.checkpoint.sha256
     assert play(job(seeds=(1, 2), entrant=who), out)["episodes"] == record["episodes"]
     kept: Path = out / who.agent.checkpoint.path
+    with zipfile.ZipFile(kept) as archive:
+        assert archive.namelist() == ["policy.pt", "esper.json"]
+    assert entrant(str(folder), out / "again", {}).agent == who.agent
+    with pytest.raises(ValueError, match="it was kept to be played"):
+        train(build(values), kept, stream=StringIO())
     kept.write_bytes(kept.read_bytes() + b"x")
     with pytest.raises(ValueError, match="has the SHA-256"):
         play(job(entrant=who), out)

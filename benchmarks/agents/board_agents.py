@@ -1,0 +1,100 @@
+"""Trains the agents of the leaderboard, on its train part alone: every instance under every budget.
+
+`python benchmarks/agents/board_agents.py --out runs/board_agents` trains what is not there yet, one process
+with one thread a run, into `ALGO/SEED`; `python benchmarks/leaderboard.py run --agents
+runs/board_agents/esper_ppo --deterministic` then plays the held-out part with all runs of an algorithm.
+
+All begin with rounds under the rules without training (the null engine), whose steps are not counted, and pay
+for quality and nothing for size: budgets are what limits it here.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from board.cells import CELLS
+from board.instances import instances
+
+from esper_agents import checkpoint
+
+ENV = "EsperMicro-v0"
+PRICES = {"quality": 100, "harvest": 100, "op_cost": 1, "churn": 0.2, "shaping": 0.3, "rollback": 10}
+"""Those of the mode `dense` without rent: the score asks for test quality within budgets."""
+ALL: dict[str, Any] = {"eval_seed": 50_000, "eval_episodes": 1, "compare": []}
+"""Of every run; the leaderboard evaluates them."""
+NULL: dict[str, Any] = {"num_envs": 32, "rounds": 128, "learning_rate": 1e-3}
+"""Of the rounds without training: four times all instances under all budgets."""
+REAL: dict[str, Any] = {"num_envs": 16, "learning_rate": 5e-4, "ppo_epochs": 8, "gae_lambda": 0.95}
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "esper_ppo": {
+        "null": {"entropy_floor": {"op": 0.3, "blueprint": 0.95}, "floor_weight": 1},
+        "real": {"target_kl": 0.06, "replicas": 4},
+    },
+}
+"""Algorithm -> what it has besides. Which blueprint is best can't be learned from made-up statistics."""
+LIBRARY: dict[str, dict[str, Any]] = {"null": {"entropy": 0.1}, "real": {}}
+"""The same of the libraries' algorithms, which with less entropy learn nothing there but to wait."""
+ALGOS = ("esper_ppo", "maskable_ppo", "maskable_recurrent_ppo", "recurrent_ppo")
+
+
+def environments(changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The train part of T1 under all budgets, for `instances` of a run."""
+    found = [instance.environment(cell) for cell in CELLS["T1"] for instance in instances("T1", ["train"])]
+    prices = {"reward.mode": PRICES}
+    return [each | {"overrides": {**each["overrides"], **prices, **changes}} for each in found]
+
+
+def train(algo: str, seed: int, out: Path, steps: int) -> None:
+    """One run, unless it is done; what was stopped goes on."""
+    own = OWN.get(algo, LIBRARY)
+    common = ALL | {"env": ENV, "algo": algo, "seed": seed}
+    name = f"{ENV}-{algo}-seed{seed}-1"
+    null = {"logdir": str(out / "null" / algo), "instances": environments({"engine.name": "null"})}
+    _run(common | NULL | own["null"] | null, name)
+    begin = {"total_steps": steps, "start_from": f"{null['logdir']}/{name}"}
+    real = {"logdir": str(out / algo), "instances": environments({})}
+    _run(common | REAL | own["real"] | real | begin, name)
+
+
+def _run(values: Mapping[str, Any], name: str) -> None:
+    logdir = Path(values["logdir"])
+    folder, config = logdir / name, logdir / f"{name}.json"
+    if (folder / "evaluation.json").is_file():
+        return
+    logdir.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps(values))
+    command = [sys.executable, "scripts/train_agent.py"]
+    begun = (folder / checkpoint.CHECKPOINT).is_file()
+    command += ["--resume", str(folder)] if begun else ["--config", str(config)]
+    began = perf_counter()
+    with config.with_suffix(".log").open("a") as log:
+        alone = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=alone, stdout=log, stderr=log, check=True)
+    print(f"{folder} is done, {perf_counter() - began:.0f} s", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/board_agents"))
+    parser.add_argument("--algos", nargs="+", choices=ALGOS, default=ALGOS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 310)))
+    parser.add_argument("--steps", type=int, default=30_000, help="on networks that train, of each run")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args(arguments)
+    jobs = [(algo, seed, args.out, args.steps) for seed in args.seeds for algo in args.algos]
+    with ThreadPoolExecutor(args.workers) as pool:
+        list(pool.map(lambda job: train(*job), jobs))
+
+
+if __name__ == "__main__":
+    main()
