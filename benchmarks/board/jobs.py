@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -169,7 +170,7 @@ def run(jobs: Sequence[W], out: Path, workers: int, on_job: Callable[[W, Outcome
 
 def _in_processes(todo: Sequence[W], out: Path, workers: int, over: Callable[[W, Outcome], None]) -> list[W]:
     """Play jobs in processes; those that are left if one of these dies, which takes its pool with it."""
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),)) as pool:
         running = {pool.submit(perform, job, out): job for job in todo}
         left = list(todo)
         try:
@@ -203,3 +204,15 @@ def _unfinished(job: Work, out: Path) -> bool:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def _begin(parent: int) -> None:
+    """In a process of the pool: it does not outlive who asked for it, however that one ends."""
+    _one_thread()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -28,7 +28,7 @@ class Size(BaseModel):
     """Schedules to choose from."""
     search_steps: int = Field(4_000, ge=1)
     """Environment steps of each search that begins from nothing."""
-    warm_steps: int = Field(2_500, ge=1)
+    warm_steps: int = Field(1_500, ge=1)
     """Environment steps of each search that begins with what was found under smaller budgets."""
     search_seeds: int = Field(12, ge=1)
     """Hosts of a search."""

@@ -3,6 +3,9 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
+import time
 from contextlib import closing
 
 import numpy as np
@@ -182,6 +185,37 @@ def test_a_process_that_dies_takes_no_job_of_another_run_with_it(tmp_path):
     assert summary.failed == [dying]
     assert summary.elsewhere == [held]
     assert not (tmp_path / held.name / jobs.ERROR).exists()
+
+
+ASKING = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from board import jobs
+pool = ProcessPoolExecutor(1, get_context("spawn"), jobs._begin, (os.getpid(),))
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 600).result()
+"""
+
+
+def _lives(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_processes_do_not_outlive_who_asked_for_them():
+    path = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path}
+    with subprocess.Popen([sys.executable, "-c", ASKING], env=env, stdout=subprocess.PIPE) as asking:
+        worker = int(asking.stdout.readline())
+        asking.kill()
+    until = time.monotonic() + 60
+    while _lives(worker):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
