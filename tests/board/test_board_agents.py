@@ -1,0 +1,28 @@
+"""What the board's agents are trained on."""
+
+from agents.board_agents import ALL, LIBRARY, NULL, OWN, REAL, environments
+from board.cells import CELLS
+from board.instances import generator_seeds
+
+from esper_agents.config import build
+
+
+def test_agents_are_trained_on_the_train_part_alone_under_all_budgets():
+    found = environments({"engine.name": "null"})
+    budgets = {(each["overrides"]["budget.params"], each["overrides"]["budget.compute"]) for each in found}
+    assert budgets == {(cell.params, cell.compute) for cell in CELLS["T1"]}
+    seeds = {each["overrides"]["task.generator_seed"] for each in found}
+    low, high = generator_seeds("T1", "train")
+    assert len(found) == len(budgets) * len(seeds)
+    assert all(low <= seed < high for seed in seeds)
+
+
+def test_settings_of_all_runs_are_allowed():
+    for algo in ("esper_ppo", "maskable_ppo", "maskable_recurrent_ppo", "recurrent_ppo"):
+        own = OWN.get(algo, LIBRARY)
+        for values in (NULL | own["null"], REAL | own["real"]):
+            config = build(
+                ALL | values | {"algo": algo, "env": "EsperMicro-v0", "instances": environments({})}
+            )
+            prices = config.instance_configs[0].overrides["reward.mode"]
+            assert not {"rent", "compute_rent"} & prices.keys()
