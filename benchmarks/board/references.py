@@ -150,12 +150,11 @@ def _lives(
 
     def search(instance: Instance, cell: Cell) -> SearchJob:
         lives = tuple(found[_key(instance, less)] for less in cells if _within(less, cell))
-        steps = min(size.search_steps, size.warm_steps) if lives else size.search_steps
         return SearchJob(
             instance=instance,
             cell=cell,
             seeds=tuple(public_seeds("search", instance, size.search_seeds)),
-            settings={"objective": "quality", "steps": steps},
+            settings={"objective": "quality", "steps": size.search_steps},
             schedule=plans[cell.id],
             lives=lives,
             device=studio.device,
