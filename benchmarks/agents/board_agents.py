@@ -1,16 +1,17 @@
 """Trains the agents of the leaderboard, on its train part alone: every instance under every budget.
 
 `python benchmarks/agents/board_agents.py --out runs/board_agents` trains what is not there yet, one process
-with one thread a run, into `ALGO/SEED`; `python benchmarks/leaderboard.py run --agents
+with one thread a run, into a folder an algorithm; `python benchmarks/leaderboard.py run --agents
 runs/board_agents/esper_ppo --deterministic` then plays the held-out part with all runs of an algorithm.
 
-All begin with rounds under the rules without training (the null engine), whose steps are not counted, and pay
-for quality and nothing for size: budgets are what limits it here.
+All begin with rounds under the rules without training (the null engine), whose steps are not counted. The
+reward is for quality, and size costs nothing: budgets are what limits it here.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,8 @@ def _run(values: Mapping[str, Any], name: str) -> None:
     config.write_text(json.dumps(values))
     command = [sys.executable, "scripts/train_agent.py"]
     begun = (folder / checkpoint.CHECKPOINT).is_file()
+    if folder.exists() and not begun:
+        shutil.rmtree(folder)  # stopped before there was anything to go on from; the name is needed
     command += ["--resume", str(folder)] if begun else ["--config", str(config)]
     began = perf_counter()
     with config.with_suffix(".log").open("a") as log:
