@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from board import headroom, listing, references, report, run, submit, verify
+from board import headroom, listing, pledge, references, report, run, submit, verify
 
-COMMANDS = (run, references, headroom, report, verify, submit, listing)
+COMMANDS = (run, references, headroom, report, verify, submit, pledge, listing)
 """Modules whose `add_parser(subparsers)` sets `main`, a function of the parsed arguments to a status."""
 
 

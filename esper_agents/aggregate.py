@@ -88,9 +88,9 @@ def widening(runs: int, episodes: int) -> float:
     """By how much the distances of percentiles from the statistic are stretched; NaN where nothing repeats.
 
     A bootstrap of few values is too narrow. Of several runs: as Student's t with one degree of freedom less
-    than there are runs wants it, times the sqrt(n / (n - 1)) that a resample's variance lacks, which is right
-    where the luck of training decides and a little too wide where that of the hosts does. Of a single run:
-    the latter factor, for its episodes.
+    than there are runs wants it, times the sqrt(n / (n - 1)) that a resample's variance lacks: 1.2 of 10
+    runs, 1.6 of 5, 2.7 of 3, 9.2 of 2. That is right where the luck of training decides, and too wide where
+    that of the hosts does. Of a single run: the latter factor, for its episodes.
     """
     if runs > 1:
         return t_quantile(runs - 1) / NormalDist().inv_cdf(0.975) * math.sqrt(runs / (runs - 1))

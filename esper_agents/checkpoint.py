@@ -15,8 +15,8 @@ CHECKPOINT = "checkpoint.zip"
 """Name of the last checkpoint in a run's folder."""
 RECORD = "esper.json"
 """Entry of a checkpoint that is ours; the others are the algorithm library's."""
-TRAINING = "training.pt"
-"""Entry of an esper_ppo checkpoint that only more training needs: optimizer and generator."""
+WEIGHTS, LIBRARY_WEIGHTS, LIFE = "policy.pt", "policy.pth", "life.json"
+"""Entries that an agent plays with: of esper_ppo, of Stable-Baselines3, of a search."""
 RUN_RECORD = "config.json"
 """Name of the run's configuration in its folder."""
 
@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def to_play(path: Path) -> bytes:
-    """A checkpoint without what only more training needs; the same checkpoint gives the same bytes.
+    """Of a checkpoint tensors and JSON that playing needs, and no code; the same one gives the same bytes.
 
     Raises:
         ValueError: not a checkpoint of ours, or a damaged one.
@@ -79,9 +79,20 @@ def to_play(path: Path) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(path) as whole, zipfile.ZipFile(content, "w") as archive:
         for entry in whole.infolist():
-            if entry.filename != TRAINING:
+            if entry.filename in (RECORD, WEIGHTS, LIBRARY_WEIGHTS, LIFE):
                 archive.writestr(zipfile.ZipInfo(entry.filename), whole.read(entry))
     return content.getvalue()
+
+
+def refuse_without(path: Path, entry: str) -> None:
+    """Whether there is all that training needs to go on.
+
+    Raises:
+        ValueError: the entry is missing, as in what `to_play` gives.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if entry not in archive.namelist():
+            raise ValueError(f"{path} has no {entry}: it was kept to be played, and can't be gone on from")
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -1,8 +1,10 @@
 """What can be said against a result: from its file alone, and after it was played again."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,12 @@ from esper_agents.baselines import BASELINES
 
 POINT = 0.01
 """How far mean test quality may be from what was reported, on another machine."""
-SAME_OP = 0.9
-"""Share of the steps in which an agent has to choose the recorded op, on another machine."""
+SAME = 0.9
+"""Share of the steps in which an agent has to choose the recorded action, on another machine."""
+LEAST_BIAS, MOST_ERRORS = 0.002, 3
+"""Mean difference of all jobs played again that is nothing, and how many standard errors are still chance."""
+OF_A_RUN = ("seed", "logdir", "start_from")
+"""What training runs of one entry may differ in."""
 ROUNDING = 1e-6
 """Relative difference of FLOPs."""
 RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "rules")
@@ -85,6 +91,21 @@ def _training(record: Record, path: Path) -> Iterator[str]:
             yield f"the checkpoint was trained with {name} {trained.get(name)!r}, {reported!r} is reported"
 
 
+def trained_apart(records: Sequence[Record], results: Path) -> list[str]:
+    """Entries whose checkpoints were trained in other ways, where only the seed and folders may differ."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    found = []
+    for record in {(each.entry, each.training_seed): each for each in records}.values():
+        if record.agent.checkpoint is not None:
+            config = checkpoint.read_record(results / record.agent.checkpoint.path)["config"]
+            own = {name: value for name, value in config.items() if name not in OF_A_RUN}
+            was = first.setdefault((record.entry, part_of(record.instance)[0]), own)
+            other = sorted(name for name in {*own, *was} if own.get(name) != was.get(name))
+            if other:
+                found.append(f"{record.entry}: training seed {record.training_seed} has other {other}")
+    return found
+
+
 def _limits(record: Record) -> Iterator[str]:
     """Whether every episode could have been played under these budgets."""
     horizon = find(record.instance).horizon
@@ -141,9 +162,23 @@ def _roughly(record: Record, again: Rerun) -> Iterator[str]:
         gap = _mean(found) - _mean(was)
         if not abs(gap) <= POINT:
             yield f"mean {name} {_mean(was):.4f} was reported, played again it is {gap:+.4f} from that"
-    for share, where in ((again.same_op, "the steps"), (again.same_acts, "the steps in which it acted")):
-        if share < SAME_OP:
-            yield f"the agent chooses the recorded op in {share:.0%} of {where}, not in {SAME_OP:.0%}"
+    for share, where in ((again.same, "the steps"), (again.same_acts, "the steps in which it acted")):
+        if share < SAME:
+            yield f"the agent chooses the recorded action in {share:.0%} of {where}, not in {SAME:.0%}"
+
+
+def biased(gaps: Sequence[float]) -> list[str]:
+    """Whether the differences of many jobs on another machine, each within a point, lie on one side of 0.
+
+    Args:
+        gaps: Mean test quality here less what was reported, a job each.
+    """
+    if len(gaps) < 2:
+        return []
+    mean, error = float(np.mean(gaps)), float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps))
+    if abs(mean) <= max(LEAST_BIAS, MOST_ERRORS * error):
+        return []
+    return [f"quality of {len(gaps)} jobs played again is {mean:+.4f} from what was reported, +-{error:.4f}"]
 
 
 def _alike(was: float | list[float], now: float | list[float]) -> bool:

@@ -43,7 +43,7 @@ class AgentSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    algo: str
+    algo: str = Field(pattern=NAME)
     """A baseline, or the algorithm that a checkpoint was trained by."""
     config: dict[str, JsonValue] | None = None
     """`schedule`, or `plans` (cell -> schedule); `heuristic`; `deterministic`, for checkpoints."""

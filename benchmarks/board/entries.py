@@ -46,11 +46,17 @@ class Entry:
         return sorted({record.training_seed for record in self.records}, key=lambda run: (run is None, run))
 
 
+def by_size(records: Iterable[Record]) -> list[Record]:
+    """Those with the most host seeds first."""
+    return sorted(records, key=lambda each: -len(each.episodes))
+
+
 class Register:
     """Takes records one by one; whoever comes first under a name, in a tier, has it."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[str, str], Record] = {}
+        self._settled: set[tuple[str, str]] = set()
         self._checkpoints: dict[tuple[str, str, int | None], CheckpointFile | None] = {}
         self._seeds: dict[tuple[str, str, CheckpointFile], int | None] = {}
         self.results: dict[Key, Record] = {}
@@ -61,20 +67,13 @@ class Register:
 
         Raises:
             RefusedError: another agent than the first one of that name, or one with other settings; another
-                checkpoint in a training run; the name of a baseline; what was there already.
+                checkpoint in a training run, or none; a new training run after `settle`; the name of a
+                baseline; what was there already.
         """
         agent, run = record.agent, record.training_seed
         name = record.entry, part_of(record.instance)[0]
-        first = self._first.get(name, record).agent
-        if record.entry in BASELINES and agent.algo != record.entry:
-            raise RefusedError(f"{record}: the name of a baseline, lent to {agent.algo!r}")
-        if (agent.algo, agent.config) != (first.algo, first.config):
-            was, now = (f"{each.algo} with {each.config}" for each in (first, agent))
-            raise RefusedError(f"{record}: an entry is one agent, and this one is {was}, here {now}")
-        if self._checkpoints.get((*name, run), agent.checkpoint) != agent.checkpoint:
-            raise RefusedError(f"{record}: a training run has one checkpoint, which plays everything")
-        if agent.checkpoint is not None and self._seeds.get((*name, agent.checkpoint), run) != run:
-            raise RefusedError(f"{record}: the checkpoint of another training seed")
+        _refuse_lent(record)
+        self._refuse_another(record, name)
         key = record.entry, record.instance, record.cell, run
         if key in self.results:
             raise RefusedError(f"{record}: was played twice, one result of each is required")
@@ -83,6 +82,24 @@ class Register:
         if agent.checkpoint is not None:
             self._seeds[*name, agent.checkpoint] = run
         self.results[key] = record
+
+    def _refuse_another(self, record: Record, name: tuple[str, str]) -> None:
+        """Whether the agent, or its training run, is another one than before."""
+        agent, run = record.agent, record.training_seed
+        first = self._first.get(name, record).agent
+        if (agent.algo, agent.config) != (first.algo, first.config):
+            was, now = (f"{each.algo} with {each.config}" for each in (first, agent))
+            raise RefusedError(f"{record}: an entry is one agent, and this one is {was}, here {now}")
+        if name in self._settled and (*name, run) not in self._checkpoints:
+            raise RefusedError(f"{record}: a folder before this one has that name, without this training run")
+        if self._checkpoints.get((*name, run), agent.checkpoint) != agent.checkpoint:
+            raise RefusedError(f"{record}: a training run has one checkpoint, which plays everything")
+        if agent.checkpoint is not None and self._seeds.get((*name, agent.checkpoint), run) != run:
+            raise RefusedError(f"{record}: the checkpoint of another training seed")
+
+    def settle(self) -> None:
+        """The names so far are taken: from now on they get no other training runs."""
+        self._settled = set(self._first)
 
     def repeated(self, record: Record) -> bool:
         """Whether this agent's result of the same job is there already, from here or from another machine.
@@ -100,15 +117,27 @@ class Register:
         return True
 
 
+def _refuse_lent(record: Record) -> None:
+    """Whether a baseline's name is used by something else, or a rule is said to be trained."""
+    agent, run = record.agent, record.training_seed
+    if record.entry in BASELINES and agent.algo != record.entry:
+        raise RefusedError(f"{record}: the name of a baseline, lent to {agent.algo!r}")
+    if (agent.checkpoint is None) != (run is None):
+        there = "a training seed without a" if agent.checkpoint is None else "no training seed, and a"
+        raise RefusedError(f"{record}: {there} checkpoint: what is trained has both, a rule neither")
+
+
 def entries(records: Iterable[Record]) -> dict[str, Entry]:
-    """Records by the name of their entry, the static host first.
+    """Records by the name of their entry, the static host first; of each job that with the most host seeds.
 
     Raises:
-        RefusedError: see `Register.add`.
+        RefusedError: see `Register.add` and `Register.repeated`.
     """
     register = Register()
+    for record in by_size(records):
+        if not register.repeated(record):
+            register.add(record)
     named: dict[str, list[Record]] = {}
-    for record in records:
-        register.add(record)
+    for record in register.results.values():
         named.setdefault(record.entry, []).append(record)
     return {name: Entry(name, named[name]) for name in sorted(named, key=lambda name: (name != STATIC, name))}

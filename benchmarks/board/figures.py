@@ -32,6 +32,8 @@ RIVALS = ("schedule", "heuristic")
 """Entries that every other one is compared with."""
 THRESHOLDS = np.linspace(-0.5, 1.5, 81)
 """Scores at which performance profiles are taken."""
+ROUNDING = 1e-9
+"""Scores that differ by less are the same."""
 Figures = dict[str, Any]
 
 
@@ -40,8 +42,12 @@ def _mean(values: Floats) -> Floats:
 
 
 def with_interval(values: Floats, statistic: Callable[[Floats], Floats] = _mean) -> list[float | None]:
-    """A statistic of (instance, run, episode), and its 95% interval; None where there is none."""
-    return plain([float(statistic(values.reshape(1, -1))[0]), *interval(values, statistic)])
+    """A statistic of (instance, run, episode), and its 95% interval; None where there is none.
+
+    Of what never varied nothing can be drawn: a bootstrap's interval would have no width.
+    """
+    ends = interval(values, statistic) if np.ptp(values) > ROUNDING else (np.nan, np.nan)
+    return plain([float(statistic(values.reshape(1, -1))[0]), *ends])
 
 
 def _share(values: Floats) -> list[float | None]:
@@ -141,11 +147,12 @@ def _against(name: str, scores: Mapping[str, Floats]) -> Figures:
             continue
         ours, theirs = scores[name], scores[rival]
         gap = ours - theirs.mean(axis=1, keepdims=True)
-        better = [improvement(ours, theirs), *improvement_interval(ours, theirs)]
+        better = improvement(ours, theirs)
+        ends = improvement_interval(ours, theirs) if 0 < better < 1 else (np.nan, np.nan)
         found[rival] = {
             "gap": with_interval(gap),
             "gap_iqm": with_interval(gap, iqm),
-            "better": plain(better),
+            "better": plain([better, *ends]),
         }
     return found
 

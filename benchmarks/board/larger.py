@@ -6,14 +6,12 @@ from dataclasses import replace
 from itertools import product
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from board.canonical import content_hash
-from board.cells import Cell
-from board.instances import Instance, environment_version
+from board.on_instance import OnInstance
 from board.quality import qualities
 from board.trace import world
 from esper_agents.baselines import WaitAgent
@@ -67,37 +65,17 @@ def _params(recipe: Recipe, shape: tuple[int, ...], classes: int) -> int:
     return sum(parameter.numel() for parameter in host.parameters())
 
 
-class LargerJob(BaseModel):
+class LargerJob(OnInstance):
     """The static host of a size and a cost, without budgets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    KIND: ClassVar[str | None] = "larger"
+    RESULT: ClassVar[str] = "larger.json"
 
-    instance: Instance
-    cell: Cell
-    """Under whose budgets a network was grown."""
     seeds: tuple[int, ...] = Field(min_length=1)
     params: int
     """Of the grown network."""
     flops: float
     """That it was trained for."""
-    environment_version: str = Field(default_factory=environment_version)
-    device: str = "cpu"
-    """Where networks grow."""
-
-    @property
-    def hash(self) -> str:
-        """See `Work`."""
-        return content_hash(self.model_dump(mode="json") | {"kind": "larger", "instance": self.instance.hash})
-
-    @property
-    def name(self) -> str:
-        """See `Work`."""
-        return self.hash[:16]
-
-    @property
-    def result(self) -> str:
-        """See `Work`."""
-        return "larger.json"
 
     @property
     def steps(self) -> int:

@@ -3,29 +3,40 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+import numpy as np
+from pydantic import Field, JsonValue
 
-from board.canonical import content_hash
-from board.cells import Cell
-from board.instances import Instance, environment_version
+from board.on_instance import OnInstance
 from board.plans import fitted
 from board.trace import world
 from esper_agents.agent import Agent
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.config import validated
-from esper_agents.search import Life, LifeAgent, SearchConfig, search_plan
+from esper_agents.evaluate import fitting
+from esper_agents.search import (
+    Job,
+    Life,
+    LifeAgent,
+    Players,
+    SearchConfig,
+    harvested_quality,
+    search_plan,
+    start_lives,
+)
 from esper_env import EsperVectorEnv
 
+MOST_ENVS = 24
+"""Side by side in the last choice; changes no result."""
 
-class SearchJob(BaseModel):
+
+class SearchJob(OnInstance):
     """A search on one instance under one pair of budgets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    KIND: ClassVar[str | None] = "search"
+    RESULT: ClassVar[str] = "plan.json"
 
-    instance: Instance
-    cell: Cell
     seeds: tuple[int, ...] = Field(min_length=1)
     """Of the hosts to search on."""
     settings: dict[str, JsonValue]
@@ -34,24 +45,6 @@ class SearchJob(BaseModel):
     """With which it begins, beside waiting and the heuristic."""
     lives: tuple[dict[str, JsonValue], ...] = ()
     """What was found under smaller budgets, with which it begins too."""
-    environment_version: str = Field(default_factory=environment_version)
-    device: str = "cpu"
-    """Where networks grow."""
-
-    @property
-    def hash(self) -> str:
-        """See `Work`."""
-        return content_hash(self.model_dump(mode="json") | {"kind": "search", "instance": self.instance.hash})
-
-    @property
-    def name(self) -> str:
-        """See `Work`."""
-        return self.hash[:16]
-
-    @property
-    def result(self) -> str:
-        """See `Work`."""
-        return "plan.json"
 
     @property
     def steps(self) -> int:
@@ -75,6 +68,46 @@ class SearchJob(BaseModel):
     def __str__(self) -> str:
         """For people."""
         return f"search on {self.instance.id}, cell {self.cell.id}"
+
+
+class ChoiceJob(OnInstance):
+    """The last choice of an oracle: what was found, and the schedule, each on all hosts of the search.
+
+    A search plays few lives on all its hosts, and may end with one that was lucky on those it played. What
+    was found under smaller budgets plays the same under larger ones, so that here these can't end worse.
+    """
+
+    KIND: ClassVar[str | None] = "choice"
+    RESULT: ClassVar[str] = "choice.json"
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Of the hosts of the search."""
+    schedule: ScheduleConfig
+    lives: tuple[dict[str, JsonValue], ...] = Field(min_length=1)
+    """What was found under these budgets and smaller ones."""
+
+    @property
+    def steps(self) -> int:
+        """See `Work`."""
+        return (len(self.lives) + 1) * len(self.seeds) * self.instance.horizon
+
+    def work(self, results: Path) -> dict[str, Any]:
+        """The life with the highest mean, and the means of all, in points of validation quality."""
+        with closing(world(self.instance, self.cell, 1, self.device)) as envs:
+            schedule = fitted(self.schedule, envs.facts)
+            led = start_lives(SearchConfig(starts=("schedule",)), envs, self.seeds[0], schedule)
+        lives = list(dict.fromkeys([*(validated(Life, life) for life in self.lives), *led]))
+        asked = [Job(life, seed) for life in lives for seed in self.seeds]
+        with closing(world(self.instance, self.cell, fitting(MOST_ENVS, len(asked)), self.device)) as envs:
+            quality = harvested_quality(envs.facts)
+            values = [quality(episode) for episode in Players(envs).play(asked)]
+        means = np.array(values).reshape(len(lives), -1).mean(axis=1)
+        plain = [life.model_dump(mode="json") for life in lives]
+        return {"life": plain[int(means.argmax())], "lives": plain, "means": means.tolist()}
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"the last choice for {self.instance.id}, cell {self.cell.id}"
 
 
 def player(life: Mapping[str, Any], envs: EsperVectorEnv) -> Agent:

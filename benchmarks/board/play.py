@@ -3,16 +3,16 @@
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from board.canonical import content_hash, sealed
-from board.cells import Cell
+from board.canonical import sealed
 from board.entrants import Entrant, make_agent
 from board.hardware import hardware
-from board.instances import Instance, environment_version
+from board.instances import environment_version
+from board.on_instance import OnInstance
 from board.trace import Recorder, world
 from esper_agents.evaluate import evaluate
 
@@ -22,36 +22,16 @@ EPISODES = "episodes.json"
 """Name of its file."""
 
 
-class Job(BaseModel):
+class Job(OnInstance):
     """What is played; equal jobs have equal hashes, and one folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    RESULT: ClassVar[str] = EPISODES
 
     entrant: Entrant
-    instance: Instance
-    cell: Cell
     seeds: tuple[int, ...] = Field(min_length=1)
     """Of the hosts."""
     commitment: str
     """SHA-256 of the secret that the seeds follow from, in hex."""
-    environment_version: str = Field(default_factory=environment_version)
-    device: str = "cpu"
-    """Where networks grow."""
-
-    @property
-    def hash(self) -> str:
-        """Of everything that decides the result, in hex."""
-        return content_hash(self.model_dump(mode="json") | {"instance": self.instance.hash})
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return self.hash[:16]
-
-    @property
-    def result(self) -> str:
-        """Name of the file with the record."""
-        return EPISODES
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,7 @@ thoughtless edits; who also writes the digest anew is found by `verify`, which p
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,10 +19,18 @@ from esper_agents.baselines.schedule import ScheduleConfig
 
 TABLE = Path(__file__).with_name("references_v1.json")
 """The references that are shipped."""
+TABLE_VERSION = 1
+"""Form of that file."""
 
 
 class RefusedError(ValueError):
     """Something that the leaderboard does not take; the message says what, and where it stands."""
+
+
+Word = Annotated[str, Field(pattern=NAME)]
+"""Nothing that would change a table."""
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Share = Annotated[float, Field(ge=0)]
 
 
 class _Model(BaseModel):
@@ -34,10 +42,10 @@ class Hardware(_Model):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    cpu: str
+    cpu: Word
     threads: int
-    torch: str
-    kernels: str
+    torch: Word
+    kernels: Word
 
     def same_bits(self, other: "Hardware") -> bool:
         """Whether the same bits can be asked for: CPU model, GPU, threads, torch and kernels are the same."""
@@ -65,16 +73,16 @@ class Episode(_Model):
     """Of the harvested network on the test split: accuracy, or 1 - loss / ln(vocabulary)."""
     val_quality: list[float | None]
     """After every epoch, before any harvest."""
-    epoch_flops: list[float]
+    epoch_flops: list[Share]
     """Training FLOPs so far after every epoch, as a share of the static host's whole run."""
-    param_ratio: float
-    params: int
-    flops_ratio: float
-    flops: float
-    rollbacks: int
-    invalid: int
-    pruned: int
-    fossilized: int
+    param_ratio: Share
+    params: Count
+    flops_ratio: Share
+    flops: Share
+    rollbacks: Count
+    invalid: Count
+    pruned: Count
+    fossilized: Count
     actions: list[list[int]]
     stages: list[list[int]]
     chain: str
@@ -96,18 +104,20 @@ class Episode(_Model):
 class Record(_Model):
     """What one job came to."""
 
+    FORM: ClassVar[int] = RECORD_VERSION
+
     version: int
-    environment_version: str
-    entry: str = Field(pattern=NAME)
+    environment_version: Word
+    entry: Word
     agent: AgentSpec
     training_seed: int | None
-    instance: str
+    instance: Word
     instance_hash: str
     cell: Cell
     commitment: str
     """SHA-256 of the secret from which the host seeds follow."""
     hardware: Hardware
-    seconds: float
+    seconds: Share
     sha256: str
     episodes: list[Episode] = Field(min_length=1)
 
@@ -166,6 +176,8 @@ class Row(_Model):
 class Table(_Model):
     """The references of all instances."""
 
+    FORM: ClassVar[int] = TABLE_VERSION
+
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     version: int
@@ -190,17 +202,18 @@ def read(path: Path, model: type[Form]) -> Form:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
+        digest = sealed(values)["sha256"] if isinstance(values, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"{path} can't be read: {error}") from None
-    if not isinstance(values, dict) or values.get("version") != RECORD_VERSION:
+    if not isinstance(values, dict) or values.get("version") != model.FORM:
         found = values.get("version") if isinstance(values, dict) else None
-        raise RefusedError(f"{path} is of the form {found!r}, only {RECORD_VERSION} is known")
+        raise RefusedError(f"{path} is of the form {found!r}, only {model.FORM} is known")
     try:
         checked = model.model_validate(values)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3]]
         raise RefusedError(f"{path} is not a {model.__name__.lower()}: {'; '.join(problems)}") from None
-    if sealed(values)["sha256"] != checked.sha256:
+    if digest != checked.sha256:
         raise RefusedError(f"{path} was changed after it was written: its digest is that of something else")
     return checked
 

@@ -17,9 +17,10 @@ from board.cells import Cell
 from board.entrants import ORACLE, AgentSpec, Entrant
 from board.instances import Instance, environment_version, instances, refuse_absent
 from board.larger import LargerJob
-from board.oracle import SearchJob
+from board.oracle import ChoiceJob, SearchJob
 from board.play import Job
 from board.progress import duration
+from board.records import TABLE, TABLE_VERSION
 from board.run import add_grid, add_place, grid
 from board.seeds import LOCAL_SECRET, commitment, public_seeds
 from board.studio import IncompleteError, Size, Studio
@@ -27,9 +28,6 @@ from board.tuning import candidates, tune
 from esper_agents import checkpoint
 from esper_agents.baselines.schedule import ScheduleConfig
 
-TABLE = Path(__file__).with_name("references_v1.json")
-"""The table that is shipped."""
-TABLE_VERSION = 1
 PUBLIC = commitment("public")
 """In place of a commitment, of jobs whose hosts everybody knows."""
 BASELINES = {"static": "wait", "heuristic": "heuristic", "random": "random"}
@@ -145,39 +143,69 @@ def _lives(
     size: Size,
     studio: Studio,
 ) -> dict[Key, dict[str, Any]]:
-    """Row -> life; a search begins with what was found under smaller budgets on the same instance."""
-    found: dict[Key, dict[str, Any]] = {}
-
-    def search(instance: Instance, cell: Cell) -> SearchJob:
-        lives = tuple(found[_key(instance, less)] for less in cells if _within(less, cell))
-        return SearchJob(
+    """Row -> life: the best of what was found under these budgets and smaller ones, and of the schedule."""
+    found = _found(chosen, cells, plans, size, studio)
+    pairs = [(instance, cell) for instance in chosen for cell in cells]
+    todo = [
+        ChoiceJob(
             instance=instance,
             cell=cell,
-            seeds=tuple(public_seeds("search", instance, size.search_seeds)),
-            settings={"objective": "quality", "steps": size.search_steps},
+            seeds=_hosts_of_search(instance, size),
             schedule=plans[cell.id],
-            lives=lives,
+            lives=tuple(found[_key(instance, each)] for each in [*_less(cells, cell), cell]),
             device=studio.device,
         )
+        for instance, cell in pairs
+    ]
+    results = studio.play(todo, "last choices")
+    return {_key(*pair): result["life"] for pair, result in zip(pairs, results, strict=True)}
 
+
+def _found(
+    chosen: Sequence[Instance],
+    cells: Sequence[Cell],
+    plans: Mapping[str, ScheduleConfig],
+    size: Size,
+    studio: Studio,
+) -> dict[Key, dict[str, Any]]:
+    """Row -> life; a search begins with what was found under smaller budgets on the same instance."""
+    found: dict[Key, dict[str, Any]] = {}
     for wave in waves(cells):
         asked = [(instance, cell) for instance in chosen for cell in wave]
-        todo = [search(*pair) for pair in asked]
+        todo = [
+            SearchJob(
+                instance=instance,
+                cell=cell,
+                seeds=_hosts_of_search(instance, size),
+                settings={"objective": "quality", "steps": size.search_steps},
+                schedule=plans[cell.id],
+                lives=tuple(found[_key(instance, less)] for less in _less(cells, cell)),
+                device=studio.device,
+            )
+            for instance, cell in asked
+        ]
         results = studio.play(todo, f"searches for {', '.join(cell.id for cell in wave)}")
         found |= {_key(*pair): result["life"] for pair, result in zip(asked, results, strict=True)}
     return found
 
 
+def _hosts_of_search(instance: Instance, size: Size) -> tuple[int, ...]:
+    return tuple(public_seeds("search", instance, size.search_seeds))
+
+
 def waves(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells in an order in which all that lie within a cell come before it."""
-    ranks = [sum(_within(less, cell) for less in cells) for cell in cells]
+    ranks = [len(_less(cells, cell)) for cell in cells]
     return [
         [cell for cell, rank in zip(cells, ranks, strict=True) if rank == wave] for wave in sorted({*ranks})
     ]
 
 
-def _within(less: Cell, cell: Cell) -> bool:
-    return less != cell and less.params <= cell.params and less.compute <= cell.compute
+def _less(cells: Sequence[Cell], cell: Cell) -> list[Cell]:
+    """The cells that lie within another one."""
+    return [
+        less for less in cells if less != cell and less.params <= cell.params and less.compute <= cell.compute
+    ]
 
 
 def _larger(

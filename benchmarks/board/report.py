@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from board import figures, plots, records, tables
-from board.entries import STATIC, Register, entries
+from board.entries import STATIC, Register, by_size, entries
 from board.instances import find
 from board.plans import plan_for
 from board.records import TABLE, Record, RefusedError, Row, Table
@@ -85,8 +85,8 @@ def revealed(secret: str | None, table: Table) -> str | None:
 def sorted_out(folders: Sequence[Path], table: Table, secret: str | None) -> tuple[list[Record], list[str]]:
     """Results that count, each once, and why others do not.
 
-    A name belongs to whoever comes first under it, and of several results of a job the first counts: the
-    folders are read in their order, and in each of them what has the most host seeds.
+    A name belongs to the first folder that has it, with the training runs that are there, and of several
+    results of a job the first counts: in each folder that with the most host seeds.
 
     Raises:
         RefusedError: a folder without results.
@@ -96,13 +96,14 @@ def sorted_out(folders: Sequence[Path], table: Table, secret: str | None) -> tup
     for folder in folders:
         whole, damaged = records.readable([folder])
         left_out += damaged
-        for record in sorted(whole, key=lambda each: -len(each.episodes)):
+        for record in by_size(whole):
             try:
                 refuse_foreign(record, table, rows.get((record.instance, record.cell)), secret)
                 if not register.repeated(record):
                     register.add(record)
             except RefusedError as error:
                 left_out.append(str(error))
+        register.settle()
     return list(register.results.values()), left_out
 
 

@@ -19,7 +19,7 @@ from board.trace import Recorder, TraceAgent, world
 from esper_agents.agent import Agent, Info
 from esper_agents.episodes import Step
 from esper_agents.evaluate import evaluate
-from esper_env import Head, Op
+from esper_env import READS, Head, Op
 
 
 class Shadow:
@@ -37,7 +37,7 @@ class Shadow:
     def __init__(self, agent: Agent, actions: Sequence[Sequence[Sequence[int]]]) -> None:
         self._agent, self._actions, self._trace = agent, actions, TraceAgent(actions)
         self.same: list[bool] = []
-        """Of every step, whether the op was the same."""
+        """Of every step, whether the op was the same, and all heads that it reads."""
         self.acted: list[bool] = []
         """Of every step, whether the recorded op was more than to wait."""
         self.other: list[tuple[int, int]] = []
@@ -56,7 +56,8 @@ class Shadow:
         played, after = self._trace.act(obs, info, step)
         for env, steps in enumerate(self._actions):
             if step < len(steps):
-                self.same.append(bool(advice[env, Head.OP] == played[env, Head.OP]))
+                read = READS[played[env, Head.OP]]
+                self.same.append(np.array_equal(advice[env, read], played[env, read]))
                 self.acted.append(bool(played[env, Head.OP] != Op.WAIT))
                 if not np.array_equal(advice[env], played[env]):
                     self.other.append((env, step))
@@ -78,8 +79,8 @@ class Rerun:
     """Epochs that the governor undid, whose FLOPs are the ledger's."""
     other: list[tuple[int, int]]
     """(episode, step) in which the agent would have done something else."""
-    same_op: float
-    """Share of the steps in which the agent chose the recorded op."""
+    same: float
+    """Share of the steps in which the agent chose the recorded op, and what that reads."""
     same_acts: float
     """The same of those steps alone in which more was done than to wait; 1 where there are none."""
 
@@ -121,7 +122,7 @@ def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
         count.flops,
         int(count.unseen.sum()),
         shadow.other,
-        same_op=float(same.mean()),
+        same=float(same.mean()),
         same_acts=float(same[acted].mean()) if acted.any() else 1.0,
     )
 

@@ -1,6 +1,7 @@
 """Play the instances of the leaderboard with any agents: baselines, or trained ones by their checkpoints."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,19 @@ from typing import Any
 from board import jobs, records
 from board.cells import CELLS, Cell
 from board.entrants import Entrant, entrants
-from board.entries import part_of
+from board.entries import STATIC, part_of
 from board.instances import Instance, refuse_absent, select
 from board.play import Job
 from board.progress import JobProgress, duration
 from board.records import TABLE, Table
 from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds
 from esper_agents import config_file
+from esper_agents.config import TrainConfig
 
 SEEDS = 16
 """Host seeds of every job, if nothing else is said."""
 SETTINGS = ("schedule", "plans", "heuristic")
-"""What of a --config file concerns the agents."""
-YARDSTICK = "wait"
-"""The entry that all others are paired with."""
+"""What of a --config file concerns the agents; whatever else a training run has is passed over."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -103,16 +103,38 @@ def all_jobs(
 
 
 def main(args: argparse.Namespace) -> int:
-    """Play; 0 if all went well, 1 if a job failed."""
+    """Play; 0 if all went well, 1 if a job failed or is being played elsewhere."""
     if args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: at least 1 is required")
     chosen, cells = grid(args)
     names = list(args.agents)
     settings = _settings(args, _table(args.references))
     who = entrants(names, args.out, settings, args.entry)
-    if not args.without_wait and YARDSTICK not in [each.entry for each in who]:
-        who += entrants([YARDSTICK], args.out, settings, None)
+    if not args.without_wait and STATIC not in [each.entry for each in who]:
+        who += entrants([STATIC], args.out, settings, None)
+    _refuse_another(who, args.tier, args.out)
     return perform(all_jobs(who, chosen, cells, args.seeds, args.secret, args.device), args)
+
+
+def _refuse_another(who: Sequence[Entrant], tier: str, out: Path) -> None:
+    """Refuse to mix agents under one name, of which a report would take only one.
+
+    Raises:
+        ValueError: there are results of another agent.
+    """
+    now = {(each.entry, each.training_seed): each.agent for each in who}
+    settings = {each.entry: (each.agent.algo, each.agent.config) for each in who}
+    for path in sorted(out.glob(f"*/{jobs.DESCRIPTION}")):
+        job = json.loads(path.read_text())
+        if "entrant" not in job or job["instance"]["tier"] != tier:
+            continue
+        was = Entrant.model_validate(job["entrant"])
+        named, how = (was.entry, was.training_seed), (was.agent.algo, was.agent.config)
+        if now.get(named, was.agent) != was.agent or settings.get(was.entry, how) != how:
+            raise ValueError(
+                f"{path.parent} was played by another agent named {was.entry!r}: another --entry or --out is "
+                f"required, or that folder deleted"
+            )
 
 
 def perform(todo: Sequence[Job], args: argparse.Namespace) -> int:
@@ -133,7 +155,7 @@ def perform(todo: Sequence[Job], args: argparse.Namespace) -> int:
     for job in summary.failed:
         path = args.out / job.name / jobs.ERROR
         print(f"FAILED: {job}\n  {path}: {path.read_text().strip().splitlines()[-1]}")
-    return 1 if summary.failed else 0
+    return 1 if summary.failed or summary.elsewhere else 0
 
 
 def _table(paths: Sequence[Path]) -> Table | None:
@@ -144,6 +166,9 @@ def _table(paths: Sequence[Path]) -> Table | None:
 def _settings(args: argparse.Namespace, table: Table | None) -> dict[str, Any]:
     """Settings of agents; of the schedule, if nothing is said, those of the references."""
     values = config_file.read(args.config) if args.config else {}
+    unknown = sorted(values.keys() - {*SETTINGS, *TrainConfig.model_fields})
+    if unknown:
+        raise ValueError(f"{args.config} has {unknown}: of agents {list(SETTINGS)} are known")
     if table and commitment(args.secret) != table.commitment:
         print("The references are committed to another --secret: a report with them leaves these results out")
     if table and not values.keys() & {"schedule", "plans"}:

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 
 from board.cells import Cell
 from board.entries import STATIC, Entry, part_of
-from board.records import Episode, RefusedError, Row, Table
+from board.records import Episode, Row, Table
 
 Floats = NDArray[np.float64]
 HARM = 0.01
 """An episode that ends more than this below the static host's has done harm: one point of test quality."""
-HELD_OUT = "held-out"
-"""All parts but the one that agents train on."""
-TRAIN = "train"
+HELD_OUT, TRAIN = "held-out", "train"
+"""All parts but the one that agents train on, and that one."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,6 @@ class Grid:
     Args:
         table: The references.
         static: What the agent that waits played; None where nobody has.
-
-    Raises:
-        RefusedError: the static host was played on other seeds under other budgets.
     """
 
     def __init__(self, table: Table, static: Entry | None) -> None:
@@ -85,11 +81,13 @@ class Grid:
         for (instance, cell, _, seed), episode in (static.episodes if static else {}).items():
             self._quality[instance, cell, seed] = episode.quality
             played.setdefault(instance, {}).setdefault(cell, []).append(seed)
+        self._uneven: set[str] = set()
+        """Instances whose static host was played on other seeds under other budgets."""
         for instance, cells in played.items():
             first, *others = (sorted(seeds) for seeds in cells.values())
-            if any(seeds != first for seeds in others):
-                raise RefusedError(f"{STATIC} played {instance} on other host seeds under other budgets")
             self.seeds[instance] = first
+            if any(seeds != first for seeds in others):
+                self._uneven.add(instance)
 
     def missing(self, entry: Entry, group: Group) -> list[str]:
         """What an entry, or the static host, has not played of a group, in words."""
@@ -108,6 +106,13 @@ class Grid:
                 if unpaired or (gone and row.cell not in self._played.get(instance, ())):
                     gone = [f"{where}, which {STATIC!r} has not played"]
                 lacking += gone
+            if instance in self._uneven:
+                lacking.append(
+                    f"{instance}, which {STATIC!r} played from other host seeds under other budgets"
+                )
+        counts = {instance: len(self.seeds[instance]) for instance in group.rows}
+        if not lacking and len(set(counts.values())) > 1:
+            lacking.append(f"as many host seeds everywhere, which {STATIC!r} has not played ({counts})")
         return lacking
 
     def static(self, instance: str, cell: Cell, seed: int) -> float:
@@ -177,15 +182,12 @@ class Pairs:
     """An entry's episodes on a group, in order.
 
     Args:
-        entry: It must have played all of the group.
+        entry: Of which nothing is missing (see `Grid.missing`).
         group: Instances and their admitted budgets.
         grid: Host seeds, and the static host.
     """
 
     def __init__(self, entry: Entry, group: Group, grid: Grid) -> None:
-        counts = {instance: len(grid.seeds[instance]) for instance in group.rows}
-        if len(set(counts.values())) > 1:
-            raise RefusedError(f"{group.name}: instances have other numbers of host seeds: {counts}")
         self._pairs = []
         for instance, rows in group.rows.items():
             axes = rows, entry.runs, grid.seeds[instance]

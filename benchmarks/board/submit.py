@@ -36,6 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--entry", required=True, help="which entry")
     parser.add_argument("--out", type=Path, help="file (default: ENTRY.zip)")
     parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--secret", help="what the host seeds follow from, where it is revealed")
     parser.add_argument("--partial", action="store_true", help="pack it though it has not played everything")
     parser.set_defaults(main=main)
 
@@ -48,10 +49,11 @@ def main(args: argparse.Namespace) -> int:
     if not own:
         known = sorted({record.entry for record in paths.values()})
         raise RefusedError(f"{args.results} holds nothing of {args.entry!r}, only of {known}")
-    entries(own.values())
+    counted = {record.sha256 for record in entries(own.values())[args.entry].records}
+    own = {path: record for path, record in own.items() if record.sha256 in counted}
     wrong = [] if args.partial else checks.absent(list(own.values()), table)
     for record in own.values():
-        found = checks.of_file(record, table, args.results, revealed(None, table))
+        found = checks.of_file(record, table, args.results, revealed(args.secret, table))
         wrong += [f"{record}: {problem}" for problem in found]
     for problem in wrong:
         print(f"WRONG: {problem}")

@@ -28,6 +28,7 @@ from esper_agents.environment import EnvironmentConfig, make_world
 from esper_agents.episodes import Episode, Step
 from esper_agents.evaluate import evaluate
 from esper_env import EsperVectorEnv, Stage
+from esper_env.blueprints.catalogue import CATALOGUE
 
 Record = dict[str, Any]
 FINGERPRINT = ("chain", "rules", "state")
@@ -49,9 +50,17 @@ def world(
         num_envs: How many.
         device: Where networks grow.
         changes: Overrides besides, for what is not an episode of the board.
+
+    Raises:
+        ValueError: settings that do not fit, or blueprints that are not Esper's own.
     """
     config = EnvironmentConfig(**instance.environment(cell, device))
-    return make_world(config, num_envs, AutoresetMode.NEXT_STEP, changes=changes).envs
+    envs = make_world(config, num_envs, AutoresetMode.NEXT_STEP, changes=changes).envs
+    foreign = sorted({*envs.facts.blueprints} - {each.name for each in CATALOGUE})
+    if foreign:
+        envs.close()
+        raise ValueError(f"blueprints {foreign} were registered from outside: the board is played without")
+    return envs
 
 
 class Recorder:

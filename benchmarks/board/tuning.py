@@ -8,15 +8,15 @@ over what the static host lacks to 1, so that easy and hard data count alike.
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from board.canonical import content_hash
 from board.cells import Cell
-from board.instances import Instance, environment_version
+from board.instances import Instance
+from board.on_instance import OnInstance
 from board.plans import fitted
 from board.quality import qualities
 from board.seeds import public_seeds
@@ -35,34 +35,15 @@ ETA = 3
 """A rung keeps one plan in so many, for so many times as many hosts."""
 
 
-class TuneJob(BaseModel):
+class TuneJob(OnInstance):
     """Plans side by side on one host, and the same host without any."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    KIND: ClassVar[str | None] = "tune"
+    RESULT: ClassVar[str] = "tuning.json"
 
-    instance: Instance
-    cell: Cell
     seed: int
     """Of the host."""
     plans: tuple[ScheduleConfig, ...] = Field(min_length=1)
-    environment_version: str = Field(default_factory=environment_version)
-    device: str = "cpu"
-    """Where networks grow."""
-
-    @property
-    def hash(self) -> str:
-        """See `Work`."""
-        return content_hash(self.model_dump(mode="json") | {"kind": "tune", "instance": self.instance.hash})
-
-    @property
-    def name(self) -> str:
-        """See `Work`."""
-        return self.hash[:16]
-
-    @property
-    def result(self) -> str:
-        """See `Work`."""
-        return "tuning.json"
 
     @property
     def steps(self) -> int:

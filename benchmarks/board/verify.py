@@ -3,8 +3,9 @@
 Every file is checked: form, digest, versions, instance, commitment, budgets, checkpoint. A share of the jobs
 is played again along its traces, with the agent asked at every step, and parameters and FLOPs are counted
 anew. On the same CPU model, threads, torch and kernels all must be equal to the last bit, the agent's choices
-too; elsewhere length, masks, stages and costs must be, mean quality within a point, and the agent must choose
-the recorded op nine times in ten, and of those that are not to wait: that is marked "not bit-verified".
+too; elsewhere length, masks, stages and costs must be, mean quality of a job within a point and that of all
+jobs within what chance explains, and the agent must choose the recorded action nine times in ten, also where
+that is more than to wait: that is marked "not bit-verified".
 """
 
 import argparse
@@ -16,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from board import checks, records, submit
+from board import checks, pledge, records, submit
 from board.entries import entries
 from board.records import EPISODES, TABLE, Record, RefusedError, Table
 from board.report import revealed
-from board.rerun import rerun
+from board.rerun import Rerun, rerun
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -32,6 +33,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--share", type=float, default=0.1, help="of the jobs to play again (default: 0.1)")
     parser.add_argument("--draw", type=int, help="decides which; not given: at random, and printed")
     parser.add_argument("--secret", help="what the host seeds follow from, where it is revealed")
+    parser.add_argument("--pledge", type=Path, help="file of `pledge`: only these checkpoints are taken")
     parser.add_argument(
         "--partial", action="store_true", help="allow entries that have not played everything"
     )
@@ -47,17 +49,20 @@ def main(args: argparse.Namespace) -> int:
     print(f"--draw {draw} plays the same jobs again")
     table, wrong = records.table(args.references), 0
     secret = revealed(args.secret, table)
+    pledged = None if args.pledge is None else pledge.read(args.pledge)
     with opened(args.results) as folder:
         good, problems = read(folder, args.entry)
         problems += missing(good, table, args.partial)
+        problems += [] if pledged is None else pledge.broken(pledged, good)
         for record in good:
             found = checks.of_file(record, table, folder, secret)
             problems += [f"{record}: {problem}" for problem in found]
+        problems += [] if problems else checks.trained_apart(good, folder)
         for problem in problems:
             print(f"WRONG: {problem}")
         wrong += len(problems)
-        for record in () if wrong else chosen(good, args.share, draw):
-            wrong += played(record, folder, args.device)
+        if not wrong:
+            wrong += replayed(chosen(good, args.share, draw), folder, args.device)
     if secret is None:
         print("host seeds were not checked: the secret that they follow from is not revealed")
     print(f"{len(good)} results, {wrong} things wrong" + (": REFUSED" if wrong else ": verified"))
@@ -111,14 +116,29 @@ def chosen(good: Sequence[Record], share: float, draw: int) -> list[Record]:
     return found
 
 
-def played(record: Record, folder: Path, device: str) -> int:
-    """Play one result again; how many things are wrong."""
-    try:
-        again = rerun(record, folder, device)
-    except Exception as error:  # of values that nobody foresaw: whatever can't be played is refused
-        print(f"WRONG: {record}: can't be played again: {type(error).__name__}: {error}")
-        return 1
-    problems, bits = checks.of_rerun(record, again)
+def replayed(records: Sequence[Record], folder: Path, device: str) -> int:
+    """Play results again; how many things are wrong."""
+    wrong, gaps = 0, dict[str, list[float]]()
+    for record in records:
+        try:
+            again = rerun(record, folder, device)
+        except Exception as error:  # of values that nobody foresaw: whatever can't be played is refused
+            print(f"WRONG: {record}: can't be played again: {type(error).__name__}: {error}")
+            wrong += 1
+            continue
+        problems, bits = checks.of_rerun(record, again)
+        _say(record, again, problems, bits)
+        wrong += len(problems)
+        if not bits:
+            gaps.setdefault(record.entry, []).append(again.gap(record))
+    for entry, of_jobs in gaps.items():
+        for problem in checks.biased(of_jobs):
+            print(f"WRONG: {entry}: {problem}")
+            wrong += 1
+    return wrong
+
+
+def _say(record: Record, again: Rerun, problems: Sequence[str], bits: bool) -> None:
     for problem in problems:
         print(f"WRONG: {record}: {problem}")
     if not problems:
@@ -127,4 +147,3 @@ def played(record: Record, folder: Path, device: str) -> int:
         how = "to the last bit" if bits else elsewhere
         unseen = f"; {again.unseen} epochs undone by the governor not recounted" if again.unseen else ""
         print(f"ok: {record}, {len(record.episodes)} episodes, {how}{unseen}", flush=True)
-    return len(problems)

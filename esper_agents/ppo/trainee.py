@@ -22,7 +22,7 @@ from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import EsperVectorEnv
 
-WEIGHTS, REST = "policy.pt", checkpoint.TRAINING
+WEIGHTS, REST = checkpoint.WEIGHTS, "training.pt"
 """Entries of a checkpoint: the weights of the policy, and optimizer and generator; tensors alone."""
 
 
@@ -96,9 +96,8 @@ class PpoTrainee:
 
     def _load(self, path: Path) -> None:
         state, learner, updater = checkpoint.read_record(path)["state"], self.learner, self.learner.updater
+        checkpoint.refuse_without(path, REST)
         with zipfile.ZipFile(path) as archive:
-            if REST not in archive.namelist():
-                raise ValueError(f"{path} has no {REST}: it was kept to be played, and can't be gone on from")
             weights, rest = (_read(archive.read(name)) for name in (WEIGHTS, REST))
         learner.policy.load_state_dict(weights)
         updater.optimizer.load_state_dict(rest["optimizer"])

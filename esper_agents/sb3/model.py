@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from esper_agents import checkpoint
 from esper_agents.ppo_config import PpoConfig
 from esper_agents.sb3.adapter import EsperSb3VecEnv
 from esper_agents.sb3.masked import MaskableRecurrentPPO
@@ -112,7 +113,11 @@ def load_parameters(model: OnPolicyAlgorithm, path: Path, state: dict[str, Any])
     """Put weights, optimizer and counts of a checkpoint into a model built from the same configuration.
 
     Only tensors are read from the zip: no pickled object in it is run.
+
+    Raises:
+        ValueError: a checkpoint without an optimizer.
     """
+    checkpoint.refuse_without(path, "policy.optimizer.pth")
     model.set_parameters(str(path), exact_match=True, device="cpu")
     model.num_timesteps, model._n_updates = state["timesteps"], state["updates"]
     normalizer = model.get_vec_normalize_env()

@@ -24,7 +24,7 @@ from esper_agents.search.play import Players
 from esper_agents.search.player import LifeAgent
 from esper_agents.search.vary import Variation
 
-LIFE, SEARCH = "life.json", "search.json"
+LIFE, SEARCH = checkpoint.LIFE, "search.json"
 """Entries of a checkpoint: the best life, and all that the search goes on from."""
 
 
@@ -48,6 +48,7 @@ class SearchTrainee:
         self.enter(world)
         self._round_steps = envs.num_envs * envs.config.horizon
         if path is not None:
+            checkpoint.refuse_without(path, SEARCH)
             with zipfile.ZipFile(path) as archive:
                 self.evolution.load(json.loads(archive.read(SEARCH)))
 

@@ -53,7 +53,10 @@ def folder(honest, tmp_path, monkeypatch):
 
     def remembered(record, results, device="cpu"):
         spec = record.agent.checkpoint
-        played = [[e.seed, e.actions] for e in record.episodes], record.agent.algo, spec and spec.sha256
+        played = [
+            [[e.seed, e.actions] for e in record.episodes],
+            [record.agent.algo, record.agent.config, spec and spec.sha256, record.cell.id],
+        ]
         key = content_hash(played)
         if key not in MEMORY:
             MEMORY[key] = rerun.rerun(record, results, device)

@@ -38,10 +38,11 @@ def episode(seed, quality, **changes):
 def record(entry, instance, cell, quality, run=None, seeds=4, algo=None, **changes):
     """One job; `quality` is a function of (instance, cell, run, seed) or a gain above the static host."""
     played = evaluation_seeds(SECRET, find(instance), seeds)
+    file = None if run is None else {"path": f"agents/{entry}-{run}.zip", "sha256": f"{run:064}"}
     reach = quality if callable(quality) else lambda i, c, r, s: STATIC + luck(i, s) + quality
     values = {
         "version": 1, "environment_version": VERSION, "entry": entry,
-        "agent": {"algo": algo or entry, "config": None, "checkpoint": None}, "training_seed": run,
+        "agent": {"algo": algo or entry, "config": None, "checkpoint": file}, "training_seed": run,
         "instance": instance, "instance_hash": find(instance).hash, "cell": cell,
         "commitment": commitment(SECRET), "hardware": HARDWARE, "seconds": 8.0,
         "episodes": [episode(seed, reach(instance, cell, run, seed)) for seed in played],

@@ -1,5 +1,6 @@
 """Jobs: what is recorded can be played again, is played once, and survives whatever happens to a run."""
 
+import errno
 import fcntl
 import json
 import os
@@ -236,6 +237,14 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path):
     assert (summary.elsewhere, summary.played) == ([first], [second])
     # whoever held it is gone, however it ended
     assert jobs.run([first, second], tmp_path, 1, lambda job, outcome: None).played == [first]
+
+
+def test_a_file_system_without_locks_plays_all(tmp_path, monkeypatch):
+    def none(file, how):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(jobs.fcntl, "flock", none)
+    assert len(jobs.run(failing(3)[::2], tmp_path, 1, lambda job, outcome: None).played) == 2
 
 
 def test_shards_share_all_jobs():

@@ -13,6 +13,7 @@ from board.canonical import sealed
 from board.cells import CELLS, Cell
 from board.instances import find, instances
 from board.larger import LargerJob, of_size
+from board.oracle import ChoiceJob
 from board.quality import known
 from board.references import waves
 from board.seeds import RANGES, WIDTH, commitment, public_seeds
@@ -229,6 +230,24 @@ def test_a_table_from_nothing_and_again_from_what_is_there(tmp_path, capsys, sma
     assert ", ".join(f"{ratio:.2f}" for ratio in ratios) in shown
     assert "gpu" not in table["hardware"]
     assert table["hardware"]["threads"] == 1
+
+
+def test_the_last_choice_is_the_best_on_all_hosts_of_the_search(tmp_path):
+    """Of lives that plant nothing, or too late, or a module from the start, and the schedule."""
+    life = {"slot": 2, "blueprint": "conv_small", "epoch": 0}
+    lives = ({"plantings": []}, {"plantings": [life]}, {"plantings": [life | {"epoch": 9}]})
+    seeds = (5, 6, 7)
+    plan = ScheduleConfig(blueprint="norm", slots=(0,))
+    made = ChoiceJob(instance=tiny(), cell=CELL, seeds=seeds, schedule=plan, lives=lives)
+    found = made.work(tmp_path)
+    assert len(found["lives"]) == len(found["means"]) == 4
+    assert found["life"] == found["lives"][int(np.argmax(found["means"]))]
+    assert [each["blueprint"] for each in found["lives"][3]["plantings"]] == ["norm"]
+    with closing(world(tiny(), CELL, 3)) as envs:
+        alone = evaluate(WaitAgent(), envs, seeds).episodes
+    waited = 100 * np.mean([episode.measured["harvest_accuracy"] for episode in alone])
+    assert found["means"][0] == pytest.approx(waited)
+    assert made.steps == 4 * 3 * 14
 
 
 def test_a_table_with_gaps_is_not_written(tmp_path, capsys, small, monkeypatch):

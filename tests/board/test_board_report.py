@@ -67,8 +67,9 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     assert code == 0
     assert capsys.readouterr().out.startswith("# Leaderboard")
     assert [group["part"] for group in values["groups"]] == ["held-out", "seeds", "data", "reach", "train"]
-    assert row(text, "schedule", "score, IQM") == "0.500 (0.500 to 0.500)"
-    assert row(text, "heuristic", "score, mean") == "0.267 (0.267 to 0.267)"
+    assert row(text, "schedule", "score, IQM") == "0.500"  # nothing varied, nothing was drawn
+    assert row(text, "schedule", "harm %") == "0.0"
+    assert row(text, "heuristic", "score, mean").startswith("0.267 (")
     own = values["groups"][0]["entries"]["esper_ppo"]
     assert row(text, "esper_ppo", "score, IQM").startswith(f"{own['iqm'][0]:.3f} (")
     assert own["iqm"][1] < own["iqm"][0] < own["iqm"][2]
@@ -78,8 +79,8 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     assert row(text, "wait", "target reached %") == "0"
     assert "Of 24 pairs of instance and budgets 1 were refused" in text
     assert "not revealed yet" in text
-    good = own["against"]["schedule"]["gap"][0] >= 0.05 and own["harm"][0] <= 0.05
-    assert f"**{'yes' if good else 'no'}**" in text
+    assert own["harm"][0] <= 0.05
+    assert "+0.05 with an interval above 0 and harm of at most 5%: **yes**" in text
     for name in ("scores_T1.png", "profile_T1.png"):
         assert (folder / "o" / name).stat().st_size > 5000
         assert f"({name})" in text
@@ -196,6 +197,65 @@ def test_a_name_that_is_taken_is_left_to_whom_it_belongs(tmp_path):
     assert kept.agent.algo == "esper_ppo"
     assert sum("the name of a baseline, lent to 'wait'" in reason for reason in left_out) == 1
     assert sum("an entry is one agent" in reason for reason in left_out) == 1
+
+
+def test_nobody_replaces_the_static_host_or_joins_a_row_from_a_later_folder(tmp_path):
+    """Whoever leads with their own folder is paired with their own static host, and is a row of their own."""
+    write(tmp_path / "a" / "wait", record("wait", "T1-seeds-00", CELLS[0], 0.0))
+    write(tmp_path / "a" / "mine", record("mine", "T1-seeds-00", CELLS[0], 0.1, run=1))
+    strangers = {
+        "no checkpoint": record("wait", "T1-seeds-00", CELLS[0], -0.2, run=None) | {"training_seed": 7},
+        "a new run": record("mine", "T1-seeds-00", CELLS[0], 0.5, run=2),
+        "a name of their own": record("theirs", "T1-seeds-00", CELLS[0], 0.1, run=1),
+        "another job of a known run": record("mine", "T1-seeds-00", CELLS[1], 0.1, run=1),
+    }
+    for name, values in strangers.items():
+        write(tmp_path / "b" / name, sealed(values))
+    kept, left_out = counted(tmp_path, "a", "b")
+    assert sorted((each.entry, each.training_seed or 0) for each in kept) == [
+        ("mine", 1), ("mine", 1), ("theirs", 1), ("wait", 0),
+    ]  # fmt: skip
+    assert sum("a training seed without a checkpoint" in reason for reason in left_out) == 1
+    assert sum("a folder before this one has that name" in reason for reason in left_out) == 1, left_out
+
+
+def test_host_seeds_of_different_numbers_are_missing_and_stop_no_report(folder):
+    write(folder / "r" / "more", record("wait", "T1-reach-00", CELLS[0], 0.0, seeds=5))
+    code, values = made(folder)
+    assert code == 0
+    [reach] = [group for group in values["groups"] if group["part"] == "reach"]
+    assert "'wait' played from other host seeds under other budgets" in str(reach["missing"]["esper_ppo"])
+    assert "esper_ppo" in next(group for group in values["groups"] if group["part"] == "seeds")["entries"]
+    for cell in CELLS:
+        write(folder / "r" / str(cell), record("wait", "T1-reach-00", cell, 0.0, seeds=5))
+        play(folder / "r" / f"more{cell}", "heuristic", ["T1-reach-00"], 0.1, cells=[cell], seeds=5)
+    _, values = made(folder)
+    held_out = next(group for group in values["groups"] if group["part"] == "held-out")
+    assert "as many host seeds everywhere" in str(held_out["missing"]["heuristic"])
+
+
+HOSTILE = {
+    "a number that JSON has not": ('"seconds": 8.0', '"seconds": 1e999', "can't be read"),
+    "half a character": ('"seconds": 8.0', '"seconds": 8.0, "x": "\\ud800"', "can't be read"),
+    "depth": ('"seconds": 8.0', '"seconds": 8.0, "x": ' + "[" * 100_000, "can't be read"),
+    "a count of no memory": ('"rollbacks": 0', '"rollbacks": 1' + "0" * 400, "rollbacks"),
+    "a row of one's own": ('"cpu": "made up"', '"cpu": "x |\\n| mine | 9.9 |"', "hardware.cpu"),
+    "fewer than none": ('"params": 1375', '"params": -1', "params"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_is_left_out_and_changes_no_report(tmp_path, what):
+    old, new, message = HOSTILE[what]
+    references(tmp_path / "references.json", INSTANCES)
+    text = json.dumps(record("mine", "T1-seeds-00", CELLS[0], 0.1, run=1))
+    assert old in text
+    text = text.replace(old, new, 1)
+    (tmp_path / "r" / "bad").mkdir(parents=True)
+    (tmp_path / "r" / "bad" / "episodes.json").write_text(text)
+    good, [reason] = sorted_out(tmp_path)
+    assert good == []
+    assert message in reason
 
 
 def test_a_rival_is_the_one_that_the_references_were_measured_with(tmp_path):

@@ -17,15 +17,18 @@ from board.instances import Instance, find
 from board.plans import fitted, plan_for
 from board.play import play
 from board.progress import JobProgress, duration
+from board.trace import world
 from made_up_results import SECRET, references
 from rich.console import Console
 from tiny import CELL, PLAN, job, tiny
+from torch import nn
 
 from esper_agents import checkpoint
 from esper_agents.baselines import ScheduleConfig
 from esper_agents.config import build
 from esper_agents.train import train
 from esper_env import EsperVectorEnv
+from esper_env.blueprints import catalogue
 
 
 def call(*words):
@@ -65,6 +68,32 @@ def test_run_refuses_what_it_does_not_know(tmp_path, capsys):
             call("run", *words, "--out", tmp_path)
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_other_agents_do_not_share_a_name_in_one_folder(tmp_path, capsys, small):
+    where = ("--instances", "T1-data-00", "--cells", "3x2", "--seeds", 1, "--out", tmp_path / "out")
+    for start in (0, 1):
+        (tmp_path / f"{start}.json").write_text(json.dumps({"schedule": {"start": start}}))
+    assert call("run", "--agents", "schedule", "--config", tmp_path / "0.json", *where) == 0
+    with pytest.raises(SystemExit):
+        call("run", "--agents", "schedule", "--config", tmp_path / "1.json", *where)
+    assert "was played by another agent named 'schedule'" in capsys.readouterr().err
+    mine = ("--entry", "mine")
+    assert call("run", "--agents", "schedule", "--config", tmp_path / "1.json", *mine, *where) == 0
+
+
+def test_settings_that_nobody_knows_are_refused(tmp_path, capsys):
+    (tmp_path / "x.json").write_text(json.dumps({"plan": {}}))
+    with pytest.raises(SystemExit):
+        call("run", "--agents", "schedule", "--config", tmp_path / "x.json", "--out", tmp_path)
+    assert "has ['plan']: of agents ['schedule', 'plans', 'heuristic'] are known" in capsys.readouterr().err
+
+
+def test_the_board_is_played_without_blueprints_from_outside(monkeypatch):
+    monkeypatch.setattr(catalogue, "_REGISTERED", [])
+    catalogue.register_blueprint("mine", {"cnn": lambda place: nn.Identity()})
+    with pytest.raises(ValueError, match=r"blueprints \['mine'\] were registered from outside"):
+        world(tiny(), CELL, 1)
 
 
 def test_a_failed_run_names_what_failed(tmp_path, capsys, small):

@@ -2,15 +2,21 @@
 
 import copy
 import json
+import zipfile
+from argparse import Namespace
 
+import leaderboard
+import numpy as np
 import pytest
-from board import records, verify
+from board import checks, pledge, records, rerun, verify
 from board.canonical import sealed
 from board.entrants import entrant
 from board.instances import find
 from board.seeds import evaluation_seeds
 from entered import INSTANCE, call, paths, refused, tamper
 from made_up_results import SECRET
+
+from esper_env import Head, Op
 
 
 def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
@@ -114,7 +120,12 @@ FROM_THE_FILE = {
         lambda v: v.update(agent={"algo": "random", "config": None, "checkpoint": None}),
         "training seed 1 of 'random', which is not trained",
     ),
-    "no such action": (lambda v: v["episodes"][0]["actions"][0].__setitem__(7, 99), "WRONG: esper_ppo"),
+    "no such action": (
+        lambda v: v["episodes"][0]["actions"][0].__setitem__(7, 99), "can't be played again: "
+    ),
+    "another way to choose": (
+        lambda v: v["agent"]["config"].update(deterministic=True), "the agent would have done something else"
+    ),
     "half an action": (
         lambda v: v["episodes"][0]["actions"].__setitem__(0, [0, 0]), "can't be played again: ValueError"
     ),
@@ -175,6 +186,10 @@ ELSEWHERE = {
         lambda e: e.update(epoch_flops=[0.5 * e["epoch_flops"][0], *e["epoch_flops"][1:]]),
         "the trace leads elsewhere (epoch_flops)",
     ),
+    "blueprints of one's own": (
+        lambda e: [a.__setitem__(Head.BLUEPRINT, 6) for a in e["actions"] if a[Head.OP] == Op.GERMINATE],
+        "the trace leads elsewhere",
+    ),
     "no rollbacks": (lambda e: e.update(rollbacks=2), "the trace leads elsewhere (rollbacks)"),
 }  # fmt: skip
 
@@ -199,7 +214,7 @@ def test_the_few_steps_in_which_somebody_else_acted_are_found_on_every_machine(f
     steps = sum(episode["length"] for episode in values["episodes"])
     honest = verify.rerun(records.read(paths(folder, "heuristic")[0], records.Record), folder / "results")
     assert 0 < acts < steps
-    assert (honest.same_op, honest.same_acts) == (1, 1)
+    assert (honest.same, honest.same_acts) == (1, 1)
 
     def lent(values):
         values["hardware"]["cpu"] = "another one"
@@ -207,9 +222,99 @@ def test_the_few_steps_in_which_somebody_else_acted_are_found_on_every_machine(f
         values["entry"] = "mine"
 
     tamper(folder, "heuristic", lent)
-    assert "the agent chooses the recorded op in 0% of the steps in which it acted" in refused(
+    assert "the agent chooses the recorded action in 0% of the steps in which it acted" in refused(
         folder, capsys, "--share", 1
     )
+
+
+def test_who_acted_at_the_same_time_but_otherwise_is_found_on_every_machine(folder):
+    """Of an action that is not the agent's, the op alone may agree: the heads that it reads count too."""
+    path = paths(folder, "heuristic")[0]
+    record = records.read(path, records.Record)
+
+    class Other:
+        """Plants the same, in another style."""
+
+        def begin(self, seeds):
+            return 0
+
+        def act(self, obs, info, step):
+            actions = np.array([episode.actions[step] for episode in record.episodes])
+            actions[:, Head.STYLE] += 1
+            return actions, step + 1
+
+    shadow = rerun.Shadow(Other(), [episode.actions for episode in record.episodes])
+    memory = shadow.begin([0, 0])
+    for _ in range(min(episode.length for episode in record.episodes)):
+        _, memory = shadow.act(np.zeros((2, 1)), {}, memory)
+    same, acted = np.array(shadow.same), np.array(shadow.acted)
+    planted = sum(a[Head.OP] == Op.GERMINATE for e in record.episodes for a in e.actions)
+    assert (~same).sum() == planted > 0
+    assert same[~acted].all()
+
+
+def test_what_all_jobs_say_together_is_asked_for():
+    """Each within a point: by chance around 0, or all on one side."""
+    chance = np.random.default_rng(0).normal(0, 0.005, 20)
+    assert checks.biased((chance - chance.mean() + 0.001).tolist()) == []
+    assert checks.biased([0.009]) == []
+    [problem] = checks.biased((chance - chance.mean() - 0.008).tolist())
+    assert "quality of 20 jobs played again is -0.0080 from what was reported" in problem
+
+
+def test_runs_of_an_entry_are_trained_alike(folder, capsys):
+    """The other run of the fixture differs in its seed alone, and then in its learning rate."""
+    record = records.read(paths(folder, "esper_ppo")[0], records.Record)
+    results = folder / "results"
+    other = entrant(str(folder / "run2"), results, {})
+    second = record.model_copy(update={"agent": other.agent, "training_seed": 2})
+    assert checks.trained_apart([record, second], results) == []
+    path = results / other.agent.checkpoint.path
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    values = json.loads(contents["esper.json"])
+    values["config"]["learning_rate"] *= 2
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (contents | {"esper.json": json.dumps(values).encode()}).items():
+            archive.writestr(name, content)
+    assert checks.trained_apart([record, second], results) == [
+        "esper_ppo: training seed 2 has other ['learning_rate']"
+    ]
+
+
+def test_only_checkpoints_that_were_pledged_are_taken(folder, capsys):
+    file, results = folder / "p.json", folder / "results"
+    words = ["pledge", "--agents", folder / "run1", "--entry", "esper_ppo", "--out", file]
+    assert leaderboard.main([*map(str, words)]) == 0
+    assert "1 checkpoints of 'esper_ppo'" in capsys.readouterr().out
+    assert call(folder, capsys, "--pledge", file)[0] == 0
+    honest = pledge.read(file)
+    played = [records.read(paths(folder, "esper_ppo")[0], records.Record)]
+    for change, message in (
+        ({"checkpoints": {"1": "0" * 64}}, "training seed 1 is not the checkpoint pledged"),
+        ({"checkpoints": honest.checkpoints | {"2": "0" * 64}}, "seed 2 was pledged, and played nothing"),
+        ({"deterministic": True}, "deterministic=True was pledged"),
+        ({"entry": "another"}, "another: was pledged, and played nothing"),
+    ):
+        [problem] = pledge.broken(honest.model_copy(update=change), played)
+        assert message in problem
+    file.write_text(file.read_text().replace("esper_ppo", "esper_pp0"))
+    with pytest.raises(records.RefusedError, match="was changed after it was written"):
+        pledge.read(file)
+    with pytest.raises(ValueError, match="checkpoints alone are pledged"):
+        pledge.main(Namespace(agents=["random"], entry="x", deterministic=False, out=file, results=results))
+
+
+def test_a_trial_with_fewer_host_seeds_beside_the_results_stops_nothing(folder, capsys):
+    path, values = paths(folder, "heuristic")
+    less = path.parent.with_name("less")
+    less.mkdir()
+    (less / path.name).write_text(json.dumps(sealed(values | {"episodes": values["episodes"][:1]})))
+    code, out = call(folder, capsys, "--entry", "heuristic", "--share", 1)
+    assert (code, out.count("ok: ")) == (0, 1), out
+    packed = folder / "entry.zip"
+    code, out = call(folder, capsys, "--entry", "heuristic", "--out", packed, command="submit")
+    assert (code, "1 results" in out) == (0, True), out
 
 
 def test_other_numbers_of_host_seeds_are_found(folder, capsys):
