@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -131,10 +132,11 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
         return list(range(self.eval_seed, self.eval_seed + self.eval_episodes))
 
     def num_rounds(self, horizon: int) -> int:
-        """Rounds to play, when an episode has `horizon` steps."""
+        """Rounds to play, when an episode has `horizon` steps: whole updates, at least what is wanted."""
+        rounds: float = DEFAULT_ROUNDS if self.rounds is None else self.rounds
         if self.total_steps is not None:
-            return -(-self.total_steps // (self.num_envs * horizon))
-        return DEFAULT_ROUNDS if self.rounds is None else self.rounds
+            rounds = self.total_steps / (self.num_envs * horizon)
+        return math.ceil(rounds / self.rounds_per_update) * self.rounds_per_update
 
 
 DEFAULT_ROUNDS = 20

@@ -51,6 +51,8 @@ class OwnPpoConfig(PpoConfig):
     replicas: int = Field(1, ge=1)
     """Environments in which each episode of a round is played, with the same seed and other draws: what the
     others earn is held against each (esper_ppo). It divides num_envs."""
+    rounds_per_update: int = Field(1, ge=1)
+    """Rounds that one update learns from, such as one in each of as many instances (esper_ppo)."""
     entropy_floor: dict[str, float] = {}
     """Head -> entropy, in [0, 1], below which more of it is asked for (esper_ppo)."""
     floor_weight: float = Field(0.1, ge=0)

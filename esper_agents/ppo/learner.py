@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esper_agents.ppo.distribution import sampled, walk
 from esper_agents.ppo.network import Encoded, Memory, Policy
-from esper_agents.ppo.rollout import Rollout
+from esper_agents.ppo.rollout import Rollout, joined
 from esper_agents.ppo.update import Figures, Updater
 from esper_agents.ppo_config import OwnPpoConfig
 
@@ -30,6 +30,10 @@ class ReturnScale:
         self._gamma = gamma
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
         self._running: NDArray[np.float64] | None = None
+
+    def state(self) -> dict[str, float]:
+        """Plain values to go on from, besides episodes under way."""
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
 
     def divide(self, rewards: NDArray[np.float64], ended: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Rewards (step, env) in units of the deviation, these returns included."""
@@ -98,16 +102,28 @@ class Learner:
         self.scale = ReturnScale(gamma)
         self._fresh = np.ones(envs.num_envs, dtype=bool)
         self._obs: NDArray[np.float32] | None = None
+        self._waiting: list[tuple[Rollout, Tensor]] = []
+        self.settle()
 
     def round(self, heard: Listener | None = None) -> Figures:
         """Play a rollout and learn from it."""
         return self.learn(*self.play(heard))
 
     def learn(self, rollout: Rollout, fresh: NDArray[np.bool_]) -> Figures:
-        """Learn from what `play` gave."""
-        figures = self.updater.update(rollout, torch.from_numpy(fresh))
+        """Learn from what `play` gave, as soon as there are `rounds_per_update` of it; before, no figures."""
+        self._waiting.append((rollout, torch.from_numpy(fresh)))
         self.rounds += 1
+        if len(self._waiting) < self._config.rounds_per_update:
+            return {}
+        rollouts, begun = zip(*self._waiting, strict=True)
+        self._waiting = []
+        figures = self.updater.update(joined(rollouts), torch.cat(begun))
+        self.settle()
         return figures
+
+    def settle(self) -> None:
+        """What is so far is where a run goes on: rounds that wait for an update would be played again."""
+        self.settled = self.rounds, self.scale.state()
 
     @torch.no_grad()
     def play(self, heard: Listener | None = None) -> tuple[Rollout, NDArray[np.bool_]]:

@@ -1,8 +1,9 @@
 """What was played: steps of several environments, and its episodes as sequences of one length."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,19 @@ class Rollout:
     """Bool: nothing after this step belongs to its episode."""
     memory: Memory
     """Before the first step, (1, env, size) each."""
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """Rollouts of as many steps, side by side."""
+    first = rollouts[0]
+    masks = {name: torch.cat([each.masks[name] for each in rollouts], dim=1) for name in first.masks}
+    memory = tuple(torch.cat(parts, dim=1) for parts in zip(*(each.memory for each in rollouts), strict=True))
+    rest: dict[str, Any] = {
+        name: None if value is None else torch.cat([getattr(each, name) for each in rollouts], dim=1)
+        for name, value in vars(first).items()
+        if name not in ("masks", "memory")
+    }
+    return Rollout(**rest, masks=masks, memory=memory)
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,9 @@ class PpoTrainee:
         with zipfile.ZipFile(content, "w") as archive:
             archive.writestr(WEIGHTS, _saved(learner.policy.state_dict()))
             archive.writestr(REST, _saved(rest))
-        scale = {name: getattr(learner.scale, name) for name in ("count", "mean", "squares")}
-        plain = {"rounds": learner.rounds, "updates": updater.updates, "scale": scale}
-        return content.getvalue(), {"timesteps": self.steps, **plain}
+        rounds, scale = learner.settled
+        plain = {"rounds": rounds, "updates": updater.updates, "scale": scale}
+        return content.getvalue(), {"timesteps": rounds * self._round_steps, **plain}
 
     def _load(self, path: Path) -> None:
         state, learner, updater = checkpoint.read_record(path)["state"], self.learner, self.learner.updater
@@ -104,6 +104,7 @@ class PpoTrainee:
         updater.generator.set_state(rest["generator"])
         learner.rounds, updater.updates = state["rounds"], state["updates"]
         vars(learner.scale).update(state["scale"])
+        learner.settle()
 
     def agent(self, name: str, deterministic: bool) -> Agent:
         """See `Trainee`."""

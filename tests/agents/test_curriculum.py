@@ -64,6 +64,31 @@ def test_a_run_that_was_stopped_has_the_weights_of_one_that_was_not(tmp_path, al
         assert tensor.equal(resumed[name]), name
 
 
+def test_an_update_learns_from_a_round_in_each_instance(tmp_path):
+    """Curves of updates every third round; stopped between, a run plays what waits again, to the same end."""
+    changes = {"algo": "esper_ppo", "rounds_per_update": 3}
+    first = run(tmp_path / "parts", rounds=2, **changes)  # rounded up to a whole update
+    assert first.steps == 3 * 2 * 6
+    assert [event.step for event in events(first.folder).Scalars("train/loss")] == [36]
+    whole = weights(run(tmp_path / "whole", rounds=6, **changes).folder)
+    path, kept = first.folder / checkpoint.CHECKPOINT, []
+    write = checkpoint.write_checkpoint
+
+    def noted(to, model, record):
+        write(to, model, record)
+        kept.append((record["state"]["rounds"], to.read_bytes()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write_checkpoint", noted)
+        resumed = weights(run(tmp_path / "parts", first.folder, rounds=6, **changes).folder)
+    assert [rounds for rounds, _ in kept] == [3, 3, 3, 6]
+    path.write_bytes(kept[2][1])  # when two rounds waited
+    again = weights(run(tmp_path / "parts", first.folder, rounds=6, **changes).folder)
+    for name, tensor in whole.items():
+        assert tensor.equal(resumed[name]), name
+        assert tensor.equal(again[name]), name
+
+
 def test_a_search_that_was_stopped_finds_what_one_finds_that_was_not(tmp_path):
     from test_search_trainee import saved
 

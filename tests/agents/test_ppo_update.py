@@ -11,7 +11,7 @@ from esper_agents.ppo.advantage import advantages, explained_variance, less_repl
 from esper_agents.ppo.build import make_learner
 from esper_agents.ppo.distribution import given, walk
 from esper_agents.ppo.learner import ReturnScale
-from esper_agents.ppo.rollout import sequences
+from esper_agents.ppo.rollout import Rollout, joined, sequences
 from esper_agents.ppo.update import Batch, Updater
 from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import EsperVectorEnv, Head
@@ -177,6 +177,36 @@ def test_an_encoder_shares_its_weights_among_slots():
     assert torch.allclose(first.features, second.features, atol=1e-6)
     assert LAYOUT.num_slots == 2
     assert SIZE == 12
+
+
+def test_rollouts_side_by_side_are_one_of_all_their_environments():
+    rollout = {
+        name: torch.randn(3, 4) for name in ("values", "rewards", "following", "actions", "log_probs", "obs")
+    }
+    both = Rollout(
+        **rollout,
+        masks={"op": torch.randn(3, 4, 6)},
+        op_values=None,
+        ended=torch.zeros(3, 4, dtype=torch.bool),
+        memory=(torch.randn(1, 4, 5),),
+    )
+    halves = [
+        Rollout(
+            **{name: value[:, part] for name, value in rollout.items()},
+            masks={"op": both.masks["op"][:, part]},
+            op_values=None,
+            ended=both.ended[:, part],
+            memory=(both.memory[0][:, part],),
+        )
+        for part in (slice(0, 1), slice(1, 4))
+    ]
+    found = joined(halves)
+    for name, value in rollout.items():
+        assert getattr(found, name).equal(value)
+    assert found.masks["op"].equal(both.masks["op"])
+    assert found.memory[0].equal(both.memory[0])
+    assert found.ended.equal(both.ended)
+    assert found.op_values is None
 
 
 def test_replicas_are_held_against_the_mean_of_the_others():
