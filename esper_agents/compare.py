@@ -115,7 +115,8 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
         return _any_slots(path, record, trained, world, deterministic)
     # Only the spaces are needed to rebuild a model: the null engine loads no data.
     config = trained.model_copy(update={"data": "procedural", "num_envs": 1, "replicas": 1})
-    rules = make_world(config, 1, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
+    alone = {"engine.name": "null", "budget.params": None, "budget.compute": None}
+    rules = make_world(config, 1, AutoresetMode.SAME_STEP, changes=alone)
     with closing(rules.envs) as envs:
         for space in ("single_observation_space", "single_action_space"):
             there, here = getattr(envs, space), getattr(world.envs, space)

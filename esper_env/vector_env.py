@@ -59,8 +59,10 @@ class EsperVectorEnv(QueriedVectorEnv):
         data_dir: Cache folder of data sets; None for ESPER_DATA_DIR, else `~/.cache/esper`.
         reward: `dense`, `sparse`, `economy`, or a dictionary of prices by term; the rest is free then.
         gates: `permissive` or `strict`.
-        param_budget: Most parameters, as a multiple of the host's; None for no limit.
-        compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over a horizon.
+        param_budget: Most parameters, as a multiple of the host's; None for no limit, several for as many
+            blocks of environments.
+        compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over a horizon;
+            None and several as above.
         max_modules: Most modules at a time in one environment; None for no limit.
         auto_advance: Gates, of `G1`, `G2`, `G3`, that fire by themselves.
         gamma: Discount, used by shaping, published in `metadata["gamma"]`.
@@ -93,8 +95,8 @@ class EsperVectorEnv(QueriedVectorEnv):
         data_dir: str | None = None,
         reward: str | Mapping[str, float] | None = None,
         gates: str | None = None,
-        param_budget: float | None = None,
-        compute_budget: float | None = None,
+        param_budget: float | Sequence[float] | None = None,
+        compute_budget: float | Sequence[float] | None = None,
         max_modules: int | None = None,
         auto_advance: Sequence[str] | None = None,
         gamma: float | None = None,
@@ -122,6 +124,7 @@ class EsperVectorEnv(QueriedVectorEnv):
     @own_modes()
     def _build(self) -> None:
         config, num_envs = self.config, self.num_envs
+        params, compute = (config.budget.of_each(name, num_envs) for name in ("params", "compute"))
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
         self.facts, self.provenance, self._setup = setup.facts, setup.provenance, setup
@@ -142,7 +145,8 @@ class EsperVectorEnv(QueriedVectorEnv):
             self.facts,
             setup.epoch_size,
             horizon=config.horizon,
-            compute_budget=config.budget.compute,
+            params=params,
+            compute=compute,
             max_steps=config.max_episode_steps,
             max_panics=config.governor.max_panics,
         )
@@ -266,11 +270,11 @@ class EsperVectorEnv(QueriedVectorEnv):
     def _observe(self) -> NDArray[np.float32]:
         """The observation; gates and masks are published with it, and the next step goes by them."""
         state, config = self._state, self.config
-        fits = masks.fitting(state.slots, self.facts, config.budget, config.lifecycle.max_modules)
+        fits = masks.fitting(state.slots, self.facts, self._limits.params, config.lifecycle.max_modules)
         self._gates: GateResults = judge(state, fits, config.gates)
         legal = masks.build(state, self._gates, fits, config.lifecycle, self.layout)
         self._masks = masks.wait_only(legal, self._terminated, self.layout)
-        view = observation.View(state, self.facts, config.budget, self._limits, config.record.freshness)
+        view = observation.View(state, self.facts, self._limits, config.record.freshness)
         return observation.encode(view)
 
     def _begin(self, envs: Bools, seeds: Sequence[int | None]) -> None:

@@ -10,9 +10,11 @@ from torch import nn
 from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.contracts.state import Ramp, SlotState
 from esper_env.contracts.stats import EpochStats, HarvestStats
+from esper_env.engine.costs import Costs
 from esper_env.engine.engine import SECONDS
 from esper_env.engine.setup import Setup
 from esper_env.engine.state import whole
+from esper_env.engine.topology import Modules
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -80,6 +82,7 @@ class NullEngine:
         self.script: Script = script or _script(setup)
         self._epochs = np.zeros(num_envs, dtype=np.int64)
         self._slots = SlotState.empty(num_envs, setup.facts.num_slots)
+        self._costs, self._train_flops = Costs(setup), np.zeros(num_envs)
 
     def begin(self, envs: Ints, seeds: Sequence[int]) -> None:
         """See `Engine`."""
@@ -90,13 +93,14 @@ class NullEngine:
         self._slots = slots.copy()
 
     def epoch(self, playing: Bools) -> None:
-        """See `Engine`."""
+        """See `Engine`. What it would cost is what it would: budgets are rules."""
+        self._train_flops = self._costs.training(Modules.said_by(self._slots))
         self._epochs += playing
 
     def evaluate(self, playing: Bools, subsets: Ints) -> EpochStats:
-        """See `Engine`. Training costs what the host alone would; the script is asked for variants too."""
+        """See `Engine`. The script is asked for variants too."""
         stats = self.script(self._slots, self._epochs)
-        stats.train_flops = np.full(len(playing), float(self.facts.host_flops * self.epoch_size))
+        stats.train_flops = self._train_flops.copy()
         stats.measure_flops, stats.counterfactual_flops = np.zeros(len(playing)), np.zeros(len(playing))
         variants = [self.script(self._only(subset), self._epochs) for subset in subsets.T]
         for name in ("loss", "accuracy"):

@@ -70,6 +70,16 @@ class Modules:
         alpha = np.zeros((num_envs, num_slots))
         return cls(ints() - 1, ints(), ints(), ints(), alpha, bools(), bools(), bools())
 
+    @classmethod
+    def said_by(cls, slots: SlotState) -> "Modules":
+        """What there would be, if every module could be built and had its gate from blending on."""
+        here = HAS_MODULE[slots.stage]
+        blueprint, alpha = np.where(here, slots.blueprint, -1), np.where(here, slots.alpha, 0.0)
+        has_gate = here & (slots.style == Style.GATED) & (slots.stage > Stage.TRAINING)
+        frozen = here & (slots.ramp == Ramp.DOWN)
+        style, stage = (each.astype(np.int64) for each in (slots.style, slots.stage))
+        return cls(blueprint, slots.planting, style, stage, alpha, frozen, has_gate, here)
+
     def remove(self, where: Bools) -> None:
         """Empty these slots, (env, slot)."""
         self.blueprint[where] = -1

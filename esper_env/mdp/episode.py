@@ -44,12 +44,14 @@ class EpisodeSeeds:
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends an episode."""
+    """What ends an episode, and how large a network may grow."""
 
     horizon: int
     """Epochs, after which it is terminated."""
-    compute: float
-    """Training FLOPs, after which it is terminated; infinite without a budget."""
+    params: Floats
+    """(env,): most parameters, as a multiple of the host's; infinite without a budget."""
+    compute: Floats
+    """(env,): training FLOPs, after which it is terminated; infinite without a budget."""
     static_flops: float
     """Training FLOPs of the static host over the whole horizon."""
     max_steps: int | None
@@ -64,14 +66,14 @@ class Limits:
         epoch_size: int,
         *,
         horizon: int,
-        compute_budget: float | None,
+        params: Floats,
+        compute: Floats,
         max_steps: int | None,
         max_panics: int,
     ) -> "Limits":
-        """The limits of an environment whose compute budget is a multiple of the static host's cost."""
+        """The limits of environments whose budgets are multiples of the static host's size and cost."""
         static = float(facts.host_flops) * epoch_size * horizon
-        compute = np.inf if compute_budget is None else compute_budget * static
-        return cls(horizon, compute, static, max_steps, max_panics)
+        return cls(horizon, params, compute * static, static, max_steps, max_panics)
 
     def compute_beyond_static(self, state: GameState) -> Floats:
         """(env,): training FLOPs spent so far beyond the static host's, as a share of its whole horizon's."""

@@ -12,7 +12,6 @@ from esper_env.contracts.facts import HostFacts
 from esper_env.contracts.lifecycle import HAS_MODULE, Stage
 from esper_env.contracts.state import GameState
 from esper_env.mdp.episode import Limits
-from esper_env.mdp.masks import BudgetConfig
 
 Array = NDArray[Any]
 At = int | slice
@@ -25,7 +24,6 @@ class View:
 
     state: GameState
     facts: HostFacts
-    budget: BudgetConfig
     limits: Limits
     freshness: float
     """Factor by which a contribution's freshness falls an epoch."""

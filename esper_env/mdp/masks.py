@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache, reduce
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,14 @@ from esper_env.mdp.gates import GateResults
 from esper_env.mdp.transition import LifecycleConfig
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Int8s = NDArray[np.int8]
 NEEDS_SLOT = READS[:, Head.SLOT]
 """(op,): every op but WAIT."""
+
+
+Size = Annotated[float, Field(ge=1)]
+Cost = Annotated[float, Field(gt=0)]
 
 
 class BudgetConfig(BaseModel):
@@ -25,11 +31,27 @@ class BudgetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    params: float | None = Field(None, ge=1)
-    """Most parameters of host, modules and gates together, as a multiple of the host's; None for no limit."""
-    compute: float | None = Field(None, gt=0)
+    params: Size | tuple[Size, ...] | None = None
+    """Most parameters of host, modules and gates together, as a multiple of the host's; None for no limit.
+    Several are for as many blocks of environments: of 8, the first two have the first of four."""
+    compute: Cost | tuple[Cost, ...] | None = None
     """Training FLOPs after which the episode ends, as a multiple of what the static host spends over the
-    whole horizon; None for no limit."""
+    whole horizon; None for no limit. Several: see above."""
+
+    def of_each(self, name: Literal["params", "compute"], num_envs: int) -> Floats:
+        """(env,): a budget; infinite without.
+
+        Raises:
+            ValueError: so many environments can't be divided into blocks of equal size.
+        """
+        given = getattr(self, name)
+        several = given if isinstance(given, tuple) else (np.inf if given is None else given,)
+        if not several or num_envs % len(several):
+            raise ValueError(
+                f"budget.{name} has {len(several)} values {several}, one for each block of environments: "
+                f"num_envs={num_envs} is no multiple of {len(several)}"
+            )
+        return np.repeat(np.array(several, dtype=np.float64), num_envs // len(several))
 
 
 @dataclass(frozen=True)
@@ -68,15 +90,22 @@ def committed_params(slots: SlotState, facts: HostFacts) -> NDArray[np.int64]:
     return facts.host_params + (slots.module_params + gates).sum(axis=1)
 
 
-def fitting(slots: SlotState, facts: HostFacts, budget: BudgetConfig, max_modules: int | None) -> Bools:
-    """(env, slot, blueprint): what GERMINATE may plant, the room for a gate always reserved."""
+def fitting(slots: SlotState, facts: HostFacts, params: Floats, max_modules: int | None) -> Bools:
+    """(env, slot, blueprint): what GERMINATE may plant, the room for a gate always reserved.
+
+    Args:
+        slots: As observed.
+        facts: Sizes.
+        params: (env,), most parameters as a multiple of the host's; infinite for no limit.
+        max_modules: At a time; None for no limit.
+    """
     legal = facts.fits & slots.in_stage(Stage.DORMANT)[..., None]
     if max_modules is not None:
         legal &= (HAS_MODULE[slots.stage].sum(axis=1) < max_modules)[:, None, None]
-    if budget.params is not None:
+    if np.isfinite(params).any():
         added = facts.module_params + facts.gate_params[:, None]
         total = committed_params(slots, facts)[:, None, None] + added
-        legal &= total <= budget.params * facts.host_params
+        legal &= total <= (params * facts.host_params)[:, None, None]
     return legal
 
 

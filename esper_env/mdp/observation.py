@@ -13,7 +13,7 @@ from esper_env.contracts.state import HISTORY, Ramp
 from esper_env.mdp.feature import Array, Feature, View, block_of, values
 from esper_env.mdp.masks import committed_params
 
-OBSERVATION_VERSION = 2
+OBSERVATION_VERSION = 3
 """Raised whenever a feature is added, removed, moved or changed."""
 
 MISSING = -1.0
@@ -38,11 +38,9 @@ def _one_hot(index: Array, count: int) -> Array:
 
 
 def _params_left(v: View) -> Array:
-    if v.budget.params is None:
-        return np.ones(len(v.state.epoch))
-    allowed = (v.budget.params - 1) * v.facts.host_params
+    allowed = (v.limits.params - 1) * v.facts.host_params
     used = committed_params(v.state.slots, v.facts) - v.facts.host_params
-    return 1 - used / allowed if allowed else np.zeros(len(used))
+    return np.where(allowed > 0, 1 - used / np.maximum(allowed, 1e-9), 0.0)
 
 
 def _slot(name: str) -> Callable[[View], Array]:
@@ -70,6 +68,12 @@ BASE_FEATURES: tuple[Feature, ...] = (
             "share of the compute budget left, 1 when there is none"),
     Feature("panics_left", 0, 1, 1, lambda v: 1 - v.state.rollbacks / v.limits.max_panics,
             "share of the rollbacks left; the episode ends with the last"),
+    Feature("host_params_share", 0, 1, 1,
+            lambda v: 1 / v.limits.params,
+            "host parameters / parameter budget, 0 when there is none"),
+    Feature("host_compute_share", 0, 1, 1,
+            lambda v: v.limits.static_flops / v.limits.compute,
+            "training FLOPs of the static host / compute budget, at most 1, 0 when there is none"),
     Feature("evaluated", 0, 1, 1, _evaluated, "1 when the network was measured, 0 after a reset", flag=True),
     Feature("val_loss", -1, 1, 7, lambda v: v.state.val_loss,
             "symlog(validation loss), -1 where not measured (see evaluated)", log=True, missing=MISSING),

@@ -14,7 +14,6 @@ from esper_env.contracts.action import Actions
 from esper_env.contracts.state import Ramp
 from esper_env.mdp import masks
 from esper_env.mdp.gates import GateConfig, judge
-from esper_env.mdp.masks import BudgetConfig
 from esper_env.mdp.transition import LifecycleConfig
 
 SETTINGS = {
@@ -186,7 +185,7 @@ def test_the_parameter_budget_counts_gates_to_come_and_reserves_one_for_what_is_
     put(state.slots, 0, 0, stage=Stage.TRAINING, style=3, module_params=100, gate_params=0)
 
     def fits(budget: float) -> list[bool]:
-        return list(masks.fitting(state.slots, sizes, BudgetConfig(params=budget), None)[0, 1])
+        return list(masks.fitting(state.slots, sizes, np.full(len(state.epoch), budget), None)[0, 1])
 
     # Host 1,000, branch 100, its gate 50 although there is none yet; then 200 or 1,000, and a gate of 50.
     assert fits(1.399) == [False, False, False]
@@ -198,7 +197,8 @@ def test_the_parameter_budget_counts_gates_to_come_and_reserves_one_for_what_is_
     assert masks.committed_params(state.slots, sizes)[0] == 1100
     put(state.slots, 0, 0, style=3, gate_params=50, stage=Stage.FOSSILIZED)
     assert masks.committed_params(state.slots, sizes)[0] == 1150
-    assert not masks.fitting(state.slots, sizes, BudgetConfig(), None)[0, 0].any(), "slot 0 is taken"
+    free = np.full(len(state.epoch), np.inf)
+    assert not masks.fitting(state.slots, sizes, free, None)[0, 0].any(), "slot 0 is taken"
 
 
 def test_a_budget_is_never_exceeded_by_any_legal_life() -> None:
@@ -271,7 +271,7 @@ def test_legality_reads_only_what_the_op_reads() -> None:
     layout, state = ActionLayout(2, 3), game()
     put(state.slots, 0, 0, stage=Stage.HOLDING, alpha=1.0, age=1)
     config = LifecycleConfig()
-    fits = masks.fitting(state.slots, facts(), BudgetConfig(), None)
+    fits = masks.fitting(state.slots, facts(), np.full(len(state.epoch), np.inf), None)
     legal = masks.build(state, judge(state, fits, GateConfig()), fits, config, layout)
     for heads in itertools.product(*(range(n) for n in (2, 3, 1, 1, 1, 1, 1, 6))):
         op, slot, blueprint = Op(heads[-1]), heads[0], heads[1]

@@ -21,8 +21,9 @@ NAN = float("nan")
 
 
 def view(state: GameState, params: float | None = None, compute: float = np.inf, num_slots: int = 2) -> View:
-    limits = Limits(HORIZON, compute, 1e4, max_steps=None, max_panics=3)
-    return View(state, facts(num_slots), BudgetConfig(params=params), limits, 0.995)
+    budget = BudgetConfig(params=params).of_each("params", len(state.epoch))
+    limits = Limits(HORIZON, budget, np.full(len(state.epoch), compute), 1e4, max_steps=None, max_panics=3)
+    return View(state, facts(num_slots), limits, 0.995)
 
 
 def seen(state: GameState, num_slots: int = 2, **budgets: float) -> dict[str, Any]:
