@@ -30,15 +30,27 @@ from esper_agents import checkpoint
 ENV = "EsperMicro-v0"
 PRICES = {"quality": 100, "harvest": 100, "op_cost": 1, "churn": 0.2, "shaping": 0.3, "rollback": 10}
 """Those of the mode `dense` without rent: the score asks for test quality within budgets."""
-ALL: dict[str, Any] = {"eval_seed": 50_000, "eval_episodes": 1, "compare": []}
+ALL: dict[str, Any] = {"eval_seed": 50_000, "eval_episodes": 4, "compare": []}
 """Of every run; the leaderboard evaluates them."""
 NULL: dict[str, Any] = {"num_envs": 32, "learning_rate": 1e-3}
 """Of the rounds without training."""
 REAL: dict[str, Any] = {"num_envs": 16, "learning_rate": 5e-4, "ppo_epochs": 8, "gae_lambda": 0.95}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "esper_ppo": {
-        "null": {"rounds": 32, "entropy_floor": {"op": 0.3, "blueprint": 0.95}, "floor_weight": 1},
-        "real": {"target_kl": 0.06, "replicas": 4},
+        "null": {
+            "rounds": 32,
+            "entropy_floor": {"op": 0.3, "blueprint": 0.95},
+            "floor_weight": 1,
+            "memory_size": 64,
+        },
+        "real": {
+            "target_kl": 0.06,
+            "replicas": 4,
+            "memory_size": 64,
+            "entropy_floor": {"blueprint": 0.4},
+            "floor_weight": 0.3,
+            "learning_rate": 1e-3,
+        },
     },
 }
 """Algorithm -> what it has besides. Which blueprint is best can't be learned from made-up statistics."""
@@ -48,10 +60,15 @@ ALGOS = ("esper_ppo", "maskable_ppo", "maskable_recurrent_ppo", "recurrent_ppo")
 
 
 def environments(changes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The train part of T1 under all budgets, for `instances` of a run."""
-    found = [instance.environment(cell) for cell in CELLS["T1"] for instance in instances("T1", ["train"])]
-    prices = {"reward.mode": PRICES}
-    return [each | {"overrides": {**each["overrides"], **prices, **changes}} for each in found]
+    """The train part of T1, a block of environments under each pair of budgets, for `instances` of a run."""
+    budgets = [cell.overrides() for cell in CELLS["T1"]]
+    also = {
+        "reward.mode": PRICES,
+        **{path: [each[path] for each in budgets] for path in budgets[0]},
+        **changes,
+    }
+    found = [each.environment(None) for each in instances("T1", ["train"])]
+    return [each | {"overrides": each["overrides"] | also} for each in found]
 
 
 def train(algo: str, seed: int, out: Path, steps: int) -> None:
@@ -69,10 +86,13 @@ def train(algo: str, seed: int, out: Path, steps: int) -> None:
 def _run(values: Mapping[str, Any], name: str) -> None:
     logdir = Path(values["logdir"])
     folder, config = logdir / name, logdir / f"{name}.json"
+    written = json.dumps(values)
+    if config.is_file() and config.read_text() != written:
+        raise ValueError(f"{config} is of a run with other settings: another --out is required")
     if (folder / "evaluation.json").is_file():
         return
     logdir.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps(values))
+    config.write_text(written)
     command = [sys.executable, "scripts/train_agent.py"]
     begun = (folder / checkpoint.CHECKPOINT).is_file()
     if folder.exists() and not begun:

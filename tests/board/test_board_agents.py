@@ -9,11 +9,15 @@ from esper_agents.config import build
 
 def test_agents_are_trained_on_the_train_part_alone_under_all_budgets():
     found = environments({"engine.name": "null"})
-    budgets = {(each["overrides"]["budget.params"], each["overrides"]["budget.compute"]) for each in found}
-    assert budgets == {(cell.params, cell.compute) for cell in CELLS["T1"]}
+    wanted = [(cell.params, cell.compute) for cell in CELLS["T1"]]
+    for each in found:
+        blocks = each["overrides"]["budget.params"], each["overrides"]["budget.compute"]
+        assert list(zip(*blocks, strict=True)) == wanted
     seeds = {each["overrides"]["task.generator_seed"] for each in found}
     low, high = generator_seeds("T1", "train")
-    assert len(found) == len(budgets) * len(seeds)
+    assert len(found) == len(seeds) == 8
+    assert all(config["num_envs"] % len(wanted) == 0 for config in (NULL, REAL))
+    assert ALL["eval_episodes"] % len(wanted) == 0
     assert all(low <= seed < high for seed in seeds)
 
 
