@@ -1,6 +1,6 @@
 """Check that a vector environment keeps the contract of Gymnasium's VectorEnv; not for Esper alone."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import pairwise
@@ -67,28 +67,19 @@ def check_vector_env(
         raise ValueError(f"skip has {unknown}, only {OPTIONAL} can be skipped")
     if num_envs < 2 or steps < 2 or not modes:
         raise ValueError(f"{num_envs=}, {steps=}, {modes=}: at least 2, 2 and one mode are needed")
-    lives = {}
+    lives, first = {}, list[Step]()
     for mode in modes:
         with Watched(make(num_envs, mode), num_envs, mode, skip) as env:
-            trace = _check_mode(env, _Sampled(env.env, seed, sample), steps, seed)
+            trace = _check_mode(env, _Sampled(env.env, seed, sample, first), steps, seed)
+        first = first or trace
         lives[mode] = [_first_life(env.env, mode, trace, row) for row in range(num_envs)]
         if "seed_split" not in skip:
             _check_split(make, mode, trace, seed, skip)
     if "modes_agree" not in skip:
-        first, *others = (mode.name for mode in modes)
-        known = _without_what_differs(lives.values()) if sample else list(lives.values())
-        for name, life in zip(others, known[1:], strict=True):
-            same(known[0], life, f"the first episodes of {first} and {name} differ")
-
-
-def _without_what_differs(lives: Iterable[list[list[Any]]]) -> list[list[list[Any]]]:
-    """First episodes until that of any environment ended: what `sample` draws may depend on all of them.
-
-    After that, those that begin anew do so at other steps in other modes.
-    """
-    of_modes = list(lives)
-    least = min(len(life) for of_mode in of_modes for life in of_mode)
-    return [[life if len(life) == least else life[: least - 1] for life in mode] for mode in of_modes]
+        for mode in modes[1:]:
+            same(
+                lives[modes[0]], lives[mode], f"the first episodes of {modes[0].name} and {mode.name} differ"
+            )
 
 
 def _check_mode(env: Watched, act: Callable[[int], Any], steps: int, seed: int) -> list[Step]:
@@ -104,16 +95,36 @@ def _check_mode(env: Watched, act: Callable[[int], Any], steps: int, seed: int) 
 
 
 class _Sampled:
-    """Actions as they come from the user's sampler, or from the action space."""
+    """Actions as they come from the user's sampler, or from the action space.
 
-    def __init__(self, env: Env, seed: int, sample: Callable[[Env, np.random.Generator], Any] | None) -> None:
-        self.env, self.sample, self.rng = env, sample, np.random.default_rng(seed)
+    What the sampler draws for one environment may depend on the others, which begin anew at other steps in
+    other modes: so first episodes are given the actions that they had in the first mode's trace.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        seed: int,
+        sample: Callable[[Env, np.random.Generator], Any] | None,
+        first: Sequence[Step] = (),
+    ) -> None:
+        self.env, self.sample, self.rng, self.first = env, sample, np.random.default_rng(seed), first
 
     def __call__(self, number: int) -> Any:
         if self.sample is not None:
-            return self.sample(self.env, self.rng)
+            drawn = self.sample(self.env, self.rng)
+            return self._as_first(drawn, number) if self.first else drawn
         self.env.action_space.seed(int(self.rng.integers(2**31)))
         return self.env.action_space.sample()
+
+    def _as_first(self, drawn: Any, number: int) -> Any:
+        over = np.any([step.ended for step in self.first[:number]], axis=0) | np.zeros(
+            self.env.num_envs, bool
+        )
+        own, before = (
+            rows(self.env.action_space, deepcopy(of)) for of in (drawn, self.first[number].actions)
+        )
+        return _batch(self.env, [own[row] if over[row] else before[row] for row in range(self.env.num_envs)])
 
 
 def _check_next_step(env: Watched, trace: list[Step], seed: int) -> None:

@@ -59,8 +59,8 @@ class EsperVectorEnv(QueriedVectorEnv):
         data_dir: Cache folder of data sets; None for ESPER_DATA_DIR, else `~/.cache/esper`.
         reward: `dense`, `sparse`, `economy`, or a dictionary of prices by term; the rest is free then.
         gates: `permissive` or `strict`.
-        param_budget: Most parameters, as a multiple of the host's; several for blocks of environments.
-        compute_budget: Training FLOPs that end an episode, as a multiple of the static host's over a horizon.
+        param_budget: Most parameters, as a multiple of the host's; None: no limit; several: one a block.
+        compute_budget: Training FLOPs that end an episode, of the static host's over a horizon; as above.
         max_modules: Most modules at a time in one environment; None for no limit.
         auto_advance: Gates, of `G1`, `G2`, `G3`, that fire by themselves.
         gamma: Discount, used by shaping, published in `metadata["gamma"]`.

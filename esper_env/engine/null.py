@@ -93,7 +93,7 @@ class NullEngine:
         self._slots = slots.copy()
 
     def epoch(self, playing: Bools) -> None:
-        """See `Engine`. What it would cost is what it would: budgets are rules."""
+        """See `Engine`. It is charged as if networks trained: budgets are rules."""
         self._train_flops = self._costs.training(Modules.said_by(self._slots))
         self._epochs += playing
 
