@@ -110,8 +110,8 @@ class Register:
         before = self.results.get((record.entry, record.instance, record.cell, record.training_seed))
         if before is None or before.agent != record.agent:
             return False
-        chains = {episode.seed: episode.chain for episode in before.episodes}
-        other = [each.seed for each in record.episodes if chains.get(each.seed, each.chain) != each.chain]
+        known = {episode.seed: episode for episode in before.episodes}
+        other = [each.seed for each in record.episodes if known.get(each.seed, each) != each]
         if other and before.hardware.same_bits(record.hardware):
             raise RefusedError(f"{record}: two results of one job differ, on host seeds {other}")
         return True

@@ -26,7 +26,7 @@ SMALL = {
     "minibatches": 1,
     "eval_episodes": 2,
     "compare": ["random"],
-    "overrides": {"engine.name": "null"},
+    "overrides": {"engine.name": "null", "reward.compute_rent": 0},
     "instances": [{"overrides": {"reward.rent": rent}} for rent in RENTS],
     "rounds": 4,
 }
@@ -136,7 +136,7 @@ def test_what_it_trained_on_is_written_and_played_again(tmp_path):
     summary = run(tmp_path, algo="esper_ppo")
     record = json.loads((summary.folder / checkpoint.RUN_RECORD).read_text())
     assert [each["overrides"] for each in record["config"]["instances"]] == [
-        {"engine.name": "null", "reward.rent": rent} for rent in RENTS
+        {**SMALL["overrides"], "reward.rent": rent} for rent in RENTS
     ]
     assert build(record["config"]).model_dump(mode="json") == record["config"]
     again = compare(build_comparison({"agents": [str(summary.folder)], "episodes": 2})).evaluations[0]

@@ -72,9 +72,13 @@ def test_how_many_play_side_by_side_changes_no_result():
 
 
 def test_an_episode_that_ends_early_is_counted_once():
-    env = make(num_envs=4, horizon=12, compute_budget=0.5)
-    evaluation = evaluate(baseline("random", env), env, range(6))
-    assert [e.length for e in evaluation.episodes] == [6] * 6
+    env, single = (make(num_envs=count, compute_budget=0.5) for count in (4, 1))
+    waited, drawn = (evaluate(baseline(name, env), env, range(6)).episodes for name in ("wait", "random"))
+    assert [e.length for e in waited] == [6] * 6
+    lengths = [e.length for e in drawn]
+    assert min(lengths) < max(lengths) <= 6, "modules use up the budget"
+    alone = [evaluate(baseline("random", single), single, [seed]).episodes[0] for seed in range(6)]
+    assert lengths == [e.length for e in alone]
 
 
 def test_what_was_not_measured_is_missing_and_not_zero():

@@ -127,7 +127,7 @@ def test_it_learns_to_wait_where_ops_only_cost(ratio):
     for _ in range(25):
         paid.append(0.0)
         own.round(lambda obs, actions, rewards, ended, info: paid.__setitem__(-1, paid[-1] + rewards.mean()))
-    assert np.mean(paid[:3]) < -0.5
+    assert np.mean(paid[:3]) < -0.4
     assert np.mean(paid[-3:]) > np.mean(paid[:3]) / 4
 
 

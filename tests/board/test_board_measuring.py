@@ -8,7 +8,7 @@ from board.cells import CELLS, Cell
 from board.entrants import AgentSpec, Entrant
 from board.instances import find, instances
 from board.larger import LargerJob
-from board.oracle import SearchJob
+from board.oracle import ChoiceJob, SearchJob
 from board.play import Job
 from board.seeds import RANGES, WIDTH
 from board.studio import Size, Studio
@@ -37,6 +37,8 @@ class Desk:
             return {"static": 0.2, "quality": [0.3] * len(job.plans)}
         if isinstance(job, SearchJob):
             return {"life": {"plantings": [], "found_in": job.cell.id}}
+        if isinstance(job, ChoiceJob):
+            return {"life": job.lives[-1]}
         names = ("quality", "param_ratio", "flops_ratio", "params", "flops", "length")
         if isinstance(job, LargerJob):
             return {name: [0.5] * len(job.seeds) for name in names} | {"seeds": list(job.seeds)}
@@ -59,7 +61,7 @@ def desk():
 def test_what_is_measured_is_played_where_it_was_asked_for_on_seeds_of_its_purpose(desk):
     assert len(desk.rows) == 8
     assert {job.device for job in desk.asked} == {"cuda"}
-    purposes = {TuneJob: "tuning", SearchJob: "search", Job: "reference", LargerJob: "reference"}
+    purposes = {TuneJob: "tuning", SearchJob: "search", ChoiceJob: "search", Job: "reference", LargerJob: "reference"}
     for kind, purpose in purposes.items():
         for job in desk.of(kind):
             seeds = [job.seed] if kind is TuneJob else job.seeds
@@ -80,6 +82,14 @@ def test_a_search_begins_with_what_was_found_under_smaller_budgets(desk):
     begun = {job.cell.id: [life["found_in"] for life in job.lives] for job in desk.of(SearchJob)}
     assert begun == {"1.5x1": [], "1.5x2": ["1.5x1"], "3x1": ["1.5x1"], "3x2": ["1.5x1", "1.5x2", "3x1"]}
     assert {job.settings["steps"] for job in desk.of(SearchJob)} == {900}
+
+
+def test_the_last_choice_is_among_all_that_was_found_under_budgets_no_larger(desk):
+    lives = {job.cell.id: [life["found_in"] for life in job.lives] for job in desk.of(ChoiceJob)}
+    assert lives["1.5x1"] == ["1.5x1"]
+    assert lives["3x2"] == ["1.5x1", "1.5x2", "3x1", "3x2"]
+    searched = {job.instance.id: job.seeds for job in desk.of(SearchJob)}
+    assert all(job.seeds == searched[job.instance.id] for job in desk.of(ChoiceJob))
 
 
 def test_a_static_host_is_played_once_for_all_budgets(desk):
