@@ -64,6 +64,9 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     """Environment steps, rounded up to whole rounds; excludes rounds."""
     seed: int = Field(0, ge=0)
     """Of weights, exploration and episodes."""
+    teachers: tuple[ScheduleConfig, ...] = ()
+    """Plans to imitate, one for each of as many blocks of environments (esper_ppo). On the command
+    line: a JSON file."""
     start_from: str | None = None
     """Checkpoint, run or folder of runs of the same algorithm, with whose weights a new run begins: one that
     was played on the null engine, say. Nothing else is taken over."""
@@ -104,6 +107,17 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     def _whole_replicas(self) -> Self:
         if self.num_envs % self.replicas:
             raise ValueError(f"replicas={self.replicas} does not divide num_envs={self.num_envs}")
+        return self
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if bool(self.teachers) != (self.imitation > 0):
+            raise ValueError(f"imitation={self.imitation} with {len(self.teachers)} teachers: both or none")
+        if self.teachers and (self.algo != "esper_ppo" or self.num_envs % len(self.teachers)):
+            raise ValueError(
+                f"{len(self.teachers)} teachers: algo='esper_ppo' and a num_envs that they divide are"
+                f" required, not {self.algo!r} and {self.num_envs}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -190,9 +204,16 @@ def validated(model: type[Model], values: dict[str, Any]) -> Model:
         ValueError: as `build`.
     """
     try:
-        return model.model_validate_json(json.dumps(values), strict=True)
+        return model.model_validate_json(json.dumps(values, default=_plain), strict=True)
     except ValidationError as error:
         raise ValueError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: a part that is a model already."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{value!r} is no plain value")
 
 
 def _explain(problem: Any) -> str:

@@ -1,5 +1,6 @@
 """Check a run without doing it: everything is resolved, a short episode is played and learned from once."""
 
+import math
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,9 +14,10 @@ from esper_agents.curriculum import Curriculum
 from esper_agents.environment import World, make_world
 from esper_agents.evaluate import evaluate
 from esper_agents.record import start_record
+from esper_agents.run import evaluable
 from esper_agents.train import opened
 from esper_agents.trainees import make_trainee
-from esper_env import EsperConfig, check_tinystories, cifar10_cached, tinystories_cached
+from esper_env import EsperConfig, EsperVectorEnv, check_tinystories, cifar10_cached, tinystories_cached
 
 HORIZON, NUM_ENVS, BATCHES, SAMPLES = 4, 2, 2, 512
 """Epochs, environments, batches an epoch and most samples of each split in the short episode."""
@@ -40,7 +42,8 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
     if resume is None:
         start_record(config)
     # The null engine loads no data and builds no networks, but checks every setting.
-    with Curriculum(config, config.num_envs, changes={"engine.name": "null"}):
+    with Curriculum(config, config.num_envs, changes={"engine.name": "null"}) as worlds:
+        evaluable(worlds)
         config = config.instance_configs[0]
     full = make_world(config, config.num_envs, AutoresetMode.SAME_STEP, changes={"engine.name": "null"})
     data, about = _data_at_hand(config, full.envs.config)
@@ -50,9 +53,7 @@ def dry_run(config: TrainConfig, resume: Path | None = None) -> list[str]:
             baseline(name, envs, config.schedule, config.seed, config.heuristic)
         lines = [*_outline(config, full), about]
         changes = _shortened(envs.config.model_dump(), data)
-        small = make_world(
-            config, min(config.num_envs, max(NUM_ENVS, config.replicas)), _mode(config), changes=changes
-        )
+        small = make_world(config, _few(config, envs), _mode(config), changes=changes)
     with closing(small.envs):
         lines.append(_learn(config, small) if config.learns else _play(config, small))
     return [*lines, "dry run: everything fits; nothing was written"]
@@ -69,6 +70,12 @@ def _data_at_hand(config: TrainConfig, environment: EsperConfig) -> tuple[str, s
         return wanted, f"data: {wanted}, from the cache"
     otherwise = "; failing that, it would use procedural data" if config.wanted_data == "auto" else ""
     return "procedural", f"data: {wanted} is not in the cache: a run would first download it{otherwise}"
+
+
+def _few(config: TrainConfig, envs: EsperVectorEnv) -> int:
+    """The fewest environments, at least NUM_ENVS where there are so many, that divide as all of them do."""
+    parts = math.lcm(config.replicas, envs.config.budget.blocks, max(1, len(config.teachers)))
+    return min(config.num_envs, parts * math.ceil(NUM_ENVS / parts))
 
 
 def _mode(config: TrainConfig) -> AutoresetMode:

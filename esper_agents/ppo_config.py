@@ -57,6 +57,10 @@ class OwnPpoConfig(PpoConfig):
     """Head -> entropy, in [0, 1], below which more of it is asked for (esper_ppo)."""
     floor_weight: float = Field(0.1, ge=0)
     """Weight of what is missing to the floors (esper_ppo)."""
+    policy_weight: float = Field(1, ge=0)
+    """Weight of PPO's own objective; 0 for a policy that only imitates (esper_ppo)."""
+    imitation: float = Field(0, ge=0)
+    """Weight of the negative log-likelihood of what the `teachers` would play next (esper_ppo)."""
     value_weight: float = Field(0.5, ge=0)
     """Weight of the squared error of the values (esper_ppo)."""
     max_gradient_norm: float = Field(0.5, gt=0)

@@ -42,6 +42,34 @@ class Place:
         self.stream.flush()
 
 
+def evaluation_envs(config: TrainConfig, world: World) -> int:
+    """How many environments an evaluation plays side by side: as many under each of their budgets.
+
+    Raises:
+        ValueError: its episodes can't be divided among the budgets.
+    """
+    blocks = world.envs.config.budget.blocks
+    of_each, rest = divmod(config.eval_episodes, blocks)
+    if rest or config.num_envs < blocks:
+        raise ValueError(
+            f"eval_episodes={config.eval_episodes}, num_envs={config.num_envs}: there are {blocks} blocks of"
+            " environments with budgets of their own, and multiples of that are required"
+        )
+    if blocks == 1:
+        return fitting(config.num_envs, of_each)
+    return blocks * max(n for n in range(1, config.num_envs // blocks + 1) if of_each % n == 0)
+
+
+def evaluable(worlds: Curriculum) -> None:
+    """Refuse early what no evaluation could play.
+
+    Raises:
+        ValueError: see `evaluation_envs`.
+    """
+    for config, world in zip(worlds.configs, worlds.worlds, strict=True):
+        evaluation_envs(config, world)
+
+
 class Run:
     """A run. See `RoundListener` for what it hears while it learns.
 
@@ -154,7 +182,7 @@ class Run:
         self, agents: Sequence[Agent | str], config: TrainConfig, trained: World
     ) -> list[Evaluation]:
         """On one instance."""
-        count = fitting(config.num_envs, config.eval_episodes)
+        count = evaluation_envs(config, trained)
         world = make_world(settled(config, trained), count, AutoresetMode.NEXT_STEP, "rgb_array")
         with closing(world.envs) as envs:
             players = [self._player(agent, envs) if isinstance(agent, str) else agent for agent in agents]

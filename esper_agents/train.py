@@ -16,7 +16,7 @@ from esper_agents.curriculum import Curriculum
 from esper_agents.evaluate import Evaluation
 from esper_agents.interrupt import Interrupt
 from esper_agents.record import Record, refuse_other, run_record, start_record
-from esper_agents.run import Place, Run
+from esper_agents.run import Place, Run, evaluable
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
         config = config.model_copy(update={"start_from": start["path"]})
     # Evaluation makes environments of its own: one is enough to resolve the settings of those that only play.
     with Curriculum(config, config.num_envs if config.learns else 1) as worlds, Interrupt() as interrupt:
+        evaluable(worlds)
         record = run_record(config, worlds.first, worlds.provenance) | {"start": start}
         if path is not None and old is not None:
             refuse_other(old, record, str(path))

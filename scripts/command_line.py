@@ -46,7 +46,7 @@ def _form(config: BaseModel) -> type[Any]:
     fields: list[Any] = []
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        kind = Json if isinstance(value, dict) or name == "instances" else None
+        kind = Json if isinstance(value, dict) or name in ("instances", "teachers") else None
         form = _form(value) if isinstance(value, BaseModel) else info.annotation
         notes = [tyro.conf.arg(help=info.description), *([kind] if kind else [])]
         default = form if isinstance(value, BaseModel) else lambda value=value: value

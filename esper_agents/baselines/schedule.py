@@ -127,16 +127,25 @@ class ScheduleAgent:
 
     def act(self, obs: NDArray[np.float32], info: Info, memory: Progress) -> tuple[Ints, Progress]:
         """See `Agent`."""
+        actions = self.advise(obs, info, memory)
+        return actions, self.follow(info, memory, actions)
+
+    def advise(self, obs: NDArray[np.float32], info: Info, memory: Progress) -> Ints:
+        """What the plan has next, int64 (env, 8), whoever played before."""
         actions = np.zeros((len(obs), len(Head)), dtype=np.int64)
         epochs = np.rint(obs[:, self._epoch.start] * self._horizon).astype(int)
-        rests = (info["op_slot_mask"][:, Op.SET_ALPHA_TARGET] == 1) & ~memory.raised
-        tired = rests & (memory.rested >= self.config.rest)
+        tired = _rests(info, memory) & (memory.rested >= self.config.rest)
         for env, epoch in enumerate(epochs):
             ready = self._ready(info, env, epoch, memory.planted[env])
             actions[env] = self._choose(info["op_slot_mask"][env], ready, tired[env])
+        return actions
+
+    def follow(self, info: Info, memory: Progress, actions: Ints) -> Progress:
+        """What is remembered after these actions, which may be another agent's."""
+        rests = _rests(info, memory)
         planted = memory.planted | _addressed(actions, Op.GERMINATE, rests.shape)
         raised = memory.raised | _addressed(actions, Op.SET_ALPHA_TARGET, rests.shape)
-        return actions, Progress(planted, memory.rested + rests, raised)
+        return Progress(planted, memory.rested + rests, raised)
 
     def _ready(self, info: Info, env: int, epoch: int, planted: Bools) -> list[int]:
         """Slots that are due and can take their blueprint, in the order of the plan."""
@@ -159,6 +168,11 @@ class ScheduleAgent:
             if op_slot[Op.FOSSILIZE, slot] and config.fossilize:
                 return encode(Op.FOSSILIZE, slot=slot)
         return WAIT
+
+
+def _rests(info: Info, memory: Progress) -> Bools:
+    """(env, slot): alpha is below 1, and was not sent there yet."""
+    return (info["op_slot_mask"][:, Op.SET_ALPHA_TARGET] == 1) & ~memory.raised
 
 
 def _addressed(actions: Ints, op: Op, shape: tuple[int, ...]) -> Bools:

@@ -34,15 +34,12 @@ class SideBySide:
     ) -> tuple[NDArray[np.int64], list[Any]]:
         """See `Agent`."""
         played = [
-            agent.act(obs[env : env + 1], _only(info, env), own)
+            agent.act(obs[env : env + 1], part(info, slice(env, env + 1)), own)
             for env, (agent, own) in enumerate(zip(self.agents, memory, strict=True))
         ]
         return np.concatenate([actions for actions, _ in played]), [own for _, own in played]
 
 
-def _only(info: Info, env: int) -> dict[str, Any]:
-    """What is published of one environment, in the vector form."""
-    return {
-        key: _only(value, env) if isinstance(value, dict) else value[env : env + 1]
-        for key, value in info.items()
-    }
+def part(info: Info, envs: slice) -> dict[str, Any]:
+    """What is published of some environments, in the vector form."""
+    return {key: part(value, envs) if isinstance(value, dict) else value[envs] for key, value in info.items()}

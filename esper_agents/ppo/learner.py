@@ -13,6 +13,7 @@ from torch import Tensor
 from esper_agents.ppo.distribution import sampled, walk
 from esper_agents.ppo.network import Encoded, Memory, Policy
 from esper_agents.ppo.rollout import Rollout, joined
+from esper_agents.ppo.teacher import Teacher
 from esper_agents.ppo.update import Figures, Updater
 from esper_agents.ppo_config import OwnPpoConfig
 
@@ -97,6 +98,8 @@ class Learner:
     ) -> None:
         _refuse(envs, config.replicas, anew)
         self.envs, self.policy, self.rounds = envs, policy, 0
+        self.teacher: Teacher | None = None
+        """Of these environments: says what it would have played."""
         self._config, self.steps, self._seed, self._anew, self.single = config, steps, seed, anew, single
         self.updater = Updater(policy, config, gamma, seed)
         self.scale = ReturnScale(gamma)
@@ -145,6 +148,8 @@ class Learner:
         self._memory = self.policy.begin(self.envs.num_envs)
         self._fresh[:] = True
         self.scale.forget()
+        if self.teacher:
+            self.teacher.begin()
 
     def _step(self, heard: Listener | None) -> dict[str, NDArray[Any]]:
         obs, model = np.asarray(self._obs, dtype=np.float32), self.policy.model
@@ -161,9 +166,13 @@ class Learner:
         if self.policy.op_value is not None:
             op = drawn.actions[:, model.order[0], None]
             row["op_values"] = self.policy.op_value(encoded.features).gather(1, op)[:, 0].numpy()
-        asked = actions[:, 0] if self.single else actions
+        if self.teacher:
+            row["taught"] = self.teacher.advise(obs, self._info)
+        asked, before = actions[:, 0] if self.single else actions, self._info
         self._obs, rewards, terminated, truncated, self._info = self.envs.step(asked)
         ended = terminated | truncated
+        if self.teacher:
+            self.teacher.follow(before, actions, ended)
         row |= {"rewards": np.asarray(rewards, dtype=np.float64), "ended": ended}
         row["cut"] = self._after_cut(truncated & ~terminated, memory)
         keep = torch.from_numpy(~ended)[None, :, None]
@@ -204,6 +213,7 @@ class Learner:
             following=as_tensor(following),
             ended=as_tensor(ended),
             memory=before,
+            taught=as_tensor(columns["taught"]) if "taught" in columns else None,
         )
 
 

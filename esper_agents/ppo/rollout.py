@@ -32,6 +32,8 @@ class Rollout:
     """Bool: nothing after this step belongs to its episode."""
     memory: Memory
     """Before the first step, (1, env, size) each."""
+    taught: Tensor | None = None
+    """(step, env, head): what the teacher would have played; None where there is none."""
 
 
 def joined(rollouts: Sequence[Rollout]) -> Rollout:

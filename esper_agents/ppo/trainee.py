@@ -19,6 +19,7 @@ from esper_agents.learning import RoundListener
 from esper_agents.ppo.build import esper_policy, make_learner
 from esper_agents.ppo.network import Policy
 from esper_agents.ppo.player import PpoAgent
+from esper_agents.ppo.teacher import Teacher
 from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import EsperVectorEnv
 
@@ -41,7 +42,9 @@ class PpoTrainee:
 
     def __init__(self, config: TrainConfig, world: World, path: Path | None) -> None:
         self._seed, self.learner = config.seed, make_learner(world.envs, config, config.seed)
+        self._teachers = config.teachers
         self._round_steps = world.envs.num_envs * world.envs.config.horizon
+        self.enter(world)
         if path is not None:
             self._load(path)
 
@@ -63,6 +66,7 @@ class PpoTrainee:
     def enter(self, world: World) -> None:
         """See `Trainee`: every round begins new episodes anyway."""
         self.learner.envs = world.envs
+        self.learner.teacher = Teacher(self._teachers, world.envs) if self._teachers else None
 
     def learn(self, steps: int, listener: RoundListener | None, writer: SummaryWriter | None) -> None:
         """See `Trainee`."""

@@ -1,13 +1,14 @@
 """One update: the rollout's episodes are gone over a few times, and the policy descends on PPO's loss."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from esper_agents.ppo.actions import Masks
 from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas
 from esper_agents.ppo.distribution import Evaluated, given, walk
 from esper_agents.ppo.network import Encoded, Policy
@@ -120,9 +121,13 @@ class Updater:
             encoded = Encoded(encoded.features[valid], slots)
             policy, model = self.policy.heads.begin(encoded), self.policy.model
             now = walk(model, policy, masks, len(batch.actions), given(batch.actions))
+            strangeness = self._strangeness(rollout, rows, encoded, masks)
             values = self.policy.values(encoded.features).float()
             op_values = self._op_values(encoded.features, batch)
         loss, figures = self._loss(batch, now, values, op_values)
+        if strangeness is not None:
+            loss = loss + self._config.imitation * strangeness
+            figures["train/imitation_loss"] = strangeness.item()
         limit = self._config.target_kl
         if limit is not None and figures["train/approx_kl"] > limit:
             return figures, False
@@ -132,6 +137,16 @@ class Updater:
         _refuse_not_finite(figures)
         self.optimizer.step()
         return figures, True
+
+    def _strangeness(
+        self, rollout: Rollout, rows: Callable[[Tensor], Tensor], encoded: Encoded, masks: Masks
+    ) -> Tensor | None:
+        """Mean of -log p of what the teacher would have played, in nats; None without one."""
+        if rollout.taught is None or not self._config.imitation:
+            return None
+        taught, model = rows(rollout.taught), self.policy.model
+        wanted = walk(model, self.policy.heads.begin(encoded), masks, len(taught), given(taught))
+        return -wanted.log_probs.sum(dim=1).mean()
 
     def _op_values(self, features: Tensor, batch: Batch) -> Tensor | None:
         if self.policy.op_value is None:
@@ -156,7 +171,7 @@ class Updater:
         missing = (entropies.new_tensor(floors) - entropies).clamp(min=0) * (now.choices > 1).any(dim=0)
         # Over all rows, as the policy's gradient: a head that is rarely read is not pushed harder for it.
         bonus = now.normalized_entropies.sum(dim=1).mean()
-        loss = policy + config.value_weight * value
+        loss = config.policy_weight * policy + config.value_weight * value
         loss = loss - config.entropy * bonus + config.floor_weight * missing.sum()
         with torch.no_grad():
             joint = logs.sum(dim=1)

@@ -1,5 +1,6 @@
 """Which actions are legal. What is masked in always succeeds; what is masked out becomes WAIT."""
 
+import math
 from dataclasses import dataclass
 from functools import cache, reduce
 from typing import Annotated, Literal
@@ -37,6 +38,11 @@ class BudgetConfig(BaseModel):
     compute: Cost | tuple[Cost, ...] | None = None
     """Training FLOPs after which the episode ends, as a multiple of what the static host spends over the
     whole horizon; None for no limit. Several: see above."""
+
+    @property
+    def blocks(self) -> int:
+        """Numbers of environments that can be divided so are multiples of this."""
+        return math.lcm(*(len(each) for each in (self.params, self.compute) if isinstance(each, tuple)))
 
     def of_each(self, name: Literal["params", "compute"], num_envs: int) -> Floats:
         """(env,): a budget; infinite without.

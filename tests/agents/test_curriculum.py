@@ -181,3 +181,24 @@ def test_worlds_are_closed_in_the_end_also_after_a_refusal():
         assert [worlds.of_round(number).envs.config.reward.rent for number in range(4)] == [0, 1, 2, 0]
         assert not any(each.closed for each in envs)
     assert all(each.closed for each in envs)
+
+
+def blocks(folder, **changes):
+    several = {"engine.name": "null", "budget.params": [1.5, 3], "budget.compute": [0.5, 0.5, 2, 2]}
+    settings = {**SMALL, "num_envs": 8, "instances": [], "overrides": several, "rounds": 1, **changes}
+    return build({"algo": "esper_ppo", "compare": ["wait"], "logdir": str(folder), **settings})
+
+
+def test_an_evaluation_plays_as_many_episodes_under_each_budget(tmp_path):
+    config = blocks(tmp_path, eval_episodes=12, compare=["wait"])
+    assert "dry run: everything fits" in dry_run(config)[-1]
+    waited = train(config, None, io.StringIO()).evaluations[1].episodes
+    assert sorted(each.length for each in waited) == [3] * 6 + [6] * 6
+
+
+def test_episodes_that_cannot_be_divided_among_the_budgets_are_refused_before_the_run(tmp_path):
+    for changes in ({"eval_episodes": 6}, {"eval_episodes": 4, "num_envs": 2}):
+        for check in (dry_run, train):
+            with pytest.raises(ValueError, match=r"4 blocks of environments|is no multiple of 4"):
+                check(blocks(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())

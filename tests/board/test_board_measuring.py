@@ -61,7 +61,13 @@ def desk():
 def test_what_is_measured_is_played_where_it_was_asked_for_on_seeds_of_its_purpose(desk):
     assert len(desk.rows) == 8
     assert {job.device for job in desk.asked} == {"cuda"}
-    purposes = {TuneJob: "tuning", SearchJob: "search", ChoiceJob: "search", Job: "reference", LargerJob: "reference"}
+    purposes = {
+        TuneJob: "tuning",
+        SearchJob: "search",
+        ChoiceJob: "search",
+        Job: "reference",
+        LargerJob: "reference",
+    }
     for kind, purpose in purposes.items():
         for job in desk.of(kind):
             seeds = [job.seed] if kind is TuneJob else job.seeds

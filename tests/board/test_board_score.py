@@ -163,14 +163,16 @@ def test_the_name_of_a_baseline_is_not_lent_to_others():
 
 def test_a_result_counts_once():
     few, many = (record("ppo", "T1-data-00", CELLS[0], 0.1, seeds=seeds) for seeds in (2, 4))
-    assert [len(one.episodes) for one in entries(map(Record.model_validate, (few, many)))["ppo"].records] == [4]
+    assert [len(one.episodes) for one in entries(map(Record.model_validate, (few, many)))["ppo"].records] == [
+        4
+    ]
     values = [record("ppo", "T1-data-00", CELLS[0], gain) for gain in (0.1, 0.2)]
     with pytest.raises(RefusedError, match=r"ppo on T1-data-00 .*: two results of one job differ"):
         entries(map(Record.model_validate, values))
+    register, (one, other) = Register(), map(Record.model_validate, values)
+    register.add(one)
     with pytest.raises(RefusedError, match=r"ppo on T1-data-00 .*: was played twice"):
-        register = Register()
-        for one in map(Record.model_validate, values):
-            register.add(one)
+        register.add(other)
 
 
 def test_a_host_seed_stands_once_in_a_result():
