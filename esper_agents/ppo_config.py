@@ -43,6 +43,9 @@ class OwnPpoConfig(PpoConfig):
     """How it sees the slots: pooled after shared layers, or by attention among those in use (esper_ppo)."""
     core: Literal["lstm", "mlp"] = "lstm"
     """With or without memory (esper_ppo)."""
+    own_weights: dict[str, tuple[float, ...]] = {}
+    """Feature -> values at which it is divided into ranges. What reads the encoded observation and the
+    memory has weights of its own for each combination of them (esper_ppo)."""
     ratio: Literal["joint", "per_head"] = "joint"
     """Whether the ratio that is clipped is that of the whole action, or of each head apart (esper_ppo)."""
     argument_baseline: Literal["value", "op_value"] = "value"
@@ -81,6 +84,9 @@ class OwnPpoConfig(PpoConfig):
             raise ValueError(
                 "argument_baseline='op_value' needs ratio='per_head': one ratio has one baseline"
             )
+        for name, edges in self.own_weights.items():
+            if not edges or list(edges) != sorted(set(edges)):
+                raise ValueError(f"own_weights of {name!r} is {list(edges)}: ascending values are required")
         for head, floor in self.entropy_floor.items():
             if not 0 <= floor <= 1:
                 raise ValueError(f"entropy_floor of {head!r} is {floor!r}: a number in [0, 1] is required")

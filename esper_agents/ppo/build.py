@@ -6,6 +6,7 @@ from esper_agents.ppo.actions import EsperActions
 from esper_agents.ppo.encoder import FlatSlots, SlotSet
 from esper_agents.ppo.learner import Learner
 from esper_agents.ppo.network import LstmCore, MlpCore, Policy
+from esper_agents.ppo.ranges import Ranges
 from esper_agents.ppo_config import OwnPpoConfig
 from esper_env import EsperVectorEnv
 
@@ -22,7 +23,7 @@ def make_learner(envs: EsperVectorEnv, config: OwnPpoConfig, seed: int) -> Learn
         seed: Of weights, exploration and episodes.
 
     Raises:
-        ValueError: a floor for a head that does not exist.
+        ValueError: a floor for a head that does not exist, or ranges of a feature that does not.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -35,7 +36,7 @@ def esper_policy(envs: EsperVectorEnv, config: OwnPpoConfig) -> Policy:
     """A policy for these environments, with weights from torch's generator.
 
     Raises:
-        ValueError: a floor for a head that does not exist.
+        ValueError: a floor for a head that does not exist, or ranges of a feature that does not.
     """
     model = EsperActions(envs.layout)
     unknown = sorted(set(config.entropy_floor) - set(model.names))
@@ -43,4 +44,6 @@ def esper_policy(envs: EsperVectorEnv, config: OwnPpoConfig) -> Policy:
         raise ValueError(f"entropy_floor names {unknown}, the heads are {list(model.names)}")
     encoded, width = config.sizes
     encoder = ENCODERS[config.policy](envs.features, envs.facts.num_slots, encoded)
-    return Policy(encoder, CORES[config.core](encoded, width), model, config.argument_baseline == "op_value")
+    ranges = Ranges(envs.features, config.own_weights) if config.own_weights else None
+    core = CORES[config.core](encoded, width, 1 if ranges is None else ranges.count)
+    return Policy(encoder, core, model, config.argument_baseline == "op_value", ranges)

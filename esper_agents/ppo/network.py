@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_agents.ppo.actions import ActionModel
+from esper_agents.ppo.ranges import Ranges, in_blocks
 
 SLOT_WIDTH = 64
 """Numbers that stand for a slot."""
@@ -73,14 +74,18 @@ class LstmCore(nn.Module):
     Args:
         size: Of its input.
         width: Of its state.
+        blocks: Of its input, each of that size.
     """
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         self.width = width
-        self.lstm = nn.LSTM(size, width)
+        self.lstm = nn.LSTM(size * blocks, width)
         for name, parameter in self.lstm.named_parameters():
-            nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
+            if "bias" in name:
+                nn.init.zeros_(parameter)
+            else:
+                orthogonal(parameter, blocks=blocks if "weight_ih" in name else 1)
 
     def begin(self, batch: int) -> Memory:
         """See `Core`."""
@@ -99,12 +104,13 @@ class MlpCore(nn.Module):
     Args:
         size: Of its input.
         width: Of the result.
+        blocks: Of its input, each of that size.
     """
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         self.width = width
-        self.layer = nn.Sequential(linear(size, width), nn.Tanh())
+        self.layer = nn.Sequential(linear(size, width, blocks=blocks), nn.Tanh())
 
     def begin(self, batch: int) -> Memory:
         """See `Core`."""
@@ -124,12 +130,13 @@ class Heads(nn.Module):
         model: The heads.
         size: Of the features.
         width: Of the context.
+        blocks: Of features, each of that size.
     """
 
-    def __init__(self, model: ActionModel, size: int, width: int) -> None:
+    def __init__(self, model: ActionModel, size: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         self.pointer = model.pointer
-        self.enter = linear(size, width)
+        self.enter = linear(size, width, blocks=blocks)
         last = model.order[-1]
         self.logits = nn.ModuleList(
             nn.Identity() if head == model.pointer else linear(width, count, gain=0.01)
@@ -194,18 +201,28 @@ class Policy(nn.Module):
 
     Args:
         encoder: See `Encoder`.
-        core: See `Core`.
+        core: See `Core`; it reads as many blocks as there are ranges.
         model: The heads.
         op_values: Whether there is a value of each op as well, for the ablation.
+        ranges: What is encoded, and what the core makes of it, goes into the block of the observation's
+            range: whatever reads it has weights of its own for each. None for one range.
     """
 
-    def __init__(self, encoder: nn.Module, core: nn.Module, model: ActionModel, op_values: bool) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        core: nn.Module,
+        model: ActionModel,
+        op_values: bool,
+        ranges: Ranges | None = None,
+    ) -> None:
         super().__init__()
-        self.encoder, self.core, self.model = encoder, core, model
+        self.encoder, self.core, self.model, self.ranges = encoder, core, model, ranges
         width: int = core.width  # type: ignore[assignment]
-        self.heads = Heads(model, width, width)
-        self.value = linear(width, 1, gain=1.0)
-        self.op_value = linear(width, model.sizes[model.order[0]], gain=1.0) if op_values else None
+        blocks = 1 if ranges is None else ranges.count
+        self.heads = Heads(model, width, width, blocks)
+        self.value = linear(width, 1, 1.0, blocks)
+        self.op_value = linear(width, model.sizes[model.order[0]], 1.0, blocks) if op_values else None
 
     def begin(self, batch: int) -> Memory:
         """The memory before a first step."""
@@ -215,8 +232,12 @@ class Policy(nn.Module):
     def features(self, obs: Tensor, memory: Memory) -> tuple[Encoded, Memory]:
         """Of observations (step, batch, feature), and the memory after the last step."""
         encoded: Encoded = self.encoder(obs)
-        features, memory = self.core(encoded.features, memory)
-        return Encoded(features, encoded.slots), memory
+        if self.ranges is None:
+            features, memory = self.core(encoded.features, memory)
+            return Encoded(features, encoded.slots), memory
+        number, count = self.ranges(obs), self.ranges.count
+        features, memory = self.core(in_blocks(encoded.features, number, count), memory)
+        return Encoded(in_blocks(features, number, count), encoded.slots), memory
 
     def values(self, features: Tensor) -> Tensor:
         """(...,): what is expected from here on."""
@@ -232,9 +253,16 @@ def each_slot(layers: Callable[[Tensor], Tensor], slots: Tensor) -> Tensor:
     return torch.stack([layers(slot.contiguous()) for slot in slots.unbind(dim=-2)], dim=-2)
 
 
-def linear(size: int, width: int, gain: float = 2**0.5) -> nn.Linear:
-    """A layer with orthogonal weights of this gain, and without bias at first."""
-    layer = nn.Linear(size, width)
-    nn.init.orthogonal_(layer.weight, gain)
+def linear(size: int, width: int, gain: float = 2**0.5, blocks: int = 1) -> nn.Linear:
+    """A layer with orthogonal weights of this gain for each block of its input, and without bias at first."""
+    layer = nn.Linear(size * blocks, width)
+    orthogonal(layer.weight, gain, blocks)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def orthogonal(weight: Tensor, gain: float = 1.0, blocks: int = 1) -> None:
+    """Fill a weight (out, blocks * in) in place."""
+    with torch.no_grad():
+        for block in weight.tensor_split(blocks, dim=1):
+            block.copy_(nn.init.orthogonal_(torch.empty_like(block), gain))

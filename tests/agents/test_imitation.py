@@ -84,17 +84,17 @@ def test_whoever_plays_is_told_legal_actions_and_no_slot_is_planted_twice():
 
 
 def test_a_policy_learns_the_plan_of_each_budget():
-    envs = make(16, horizon=16, param_budget=np.repeat([1.5, 3.0], 8).tolist())
+    envs = make(16, horizon=12, param_budget=np.repeat([1.5, 3.0], 8).tolist())
     plans = (PLANS[1], ScheduleConfig(blueprint="conv_heavy", tempo="FAST"))
     settings = {"policy_weight": 0, "imitation": 1, "target_kl": None, "entropy": 0, "learning_rate": 3e-3}
     config = OwnPpoConfig(memory_size=32, hidden_size=32, **settings)
     own = make_learner(envs, config, seed=0)
     own.teacher = Teacher(plans, envs)
-    figures = [own.round() for _ in range(60)]
+    figures = [own.round() for _ in range(45)]
     assert figures[0]["train/imitation_loss"] > 1
     assert figures[-1]["train/imitation_loss"] < 0.1
     teacher = Teacher(plans, envs)
-    played = list(steps_of(envs, PpoAgent(own.policy, "pupil", deterministic=True), 16, range(90, 106)))
+    played = list(steps_of(envs, PpoAgent(own.policy, "pupil", deterministic=True), 12, range(90, 106)))
     for obs, info, actions, ended in played:
         np.testing.assert_array_equal(actions, teacher.advise(obs, info))
         teacher.follow(info, actions, ended)
