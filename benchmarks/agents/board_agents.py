@@ -4,8 +4,9 @@
 with one thread a run, into a folder an algorithm; `python benchmarks/leaderboard.py run --agents
 runs/board_agents/esper_ppo --deterministic` then plays the held-out part with all runs of an algorithm.
 
-All begin with rounds under the rules without training (the null engine), whose steps are not counted. The
-reward is for quality, and size costs nothing: budgets are what limits it here.
+All begin with rounds under the rules without training (the null engine), whose steps are not counted: there
+esper_ppo imitates the tuned schedules of the references, one for each pair of budgets, the others learn how a
+life is completed. The reward is for quality, and size costs nothing: budgets are what limits it here.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from board import records
 from board.cells import CELLS
 from board.instances import instances
 
@@ -35,25 +37,32 @@ ALL: dict[str, Any] = {"eval_seed": 50_000, "eval_episodes": 4, "compare": []}
 NULL: dict[str, Any] = {"num_envs": 32, "learning_rate": 1e-3}
 """Of the rounds without training."""
 REAL: dict[str, Any] = {"num_envs": 16, "learning_rate": 5e-4, "ppo_epochs": 8, "gae_lambda": 0.95}
+SHAPE: dict[str, Any] = {"memory_size": 64, "own_weights": {"host_compute_share": [0.75]}}
+"""Of esper_ppo's policy: what it learns under one compute budget stays there."""
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "esper_ppo": {
-        "null": {
-            "rounds": 32,
-            "entropy_floor": {"op": 0.3, "blueprint": 0.95},
-            "floor_weight": 1,
-            "memory_size": 64,
+        "null": SHAPE
+        | {
+            "rounds": 128,
+            "policy_weight": 0,
+            "imitation": 1,
+            "target_kl": None,
+            "entropy": 0,
+            "entropy_floor": {"blueprint": 0.4, "op": 0.05},
+            "floor_weight": 0.3,
         },
-        "real": {
+        "real": SHAPE
+        | {
             "target_kl": 0.06,
             "replicas": 4,
-            "memory_size": 64,
+            "entropy": 0,
             "entropy_floor": {"blueprint": 0.4},
             "floor_weight": 0.3,
-            "learning_rate": 1e-3,
+            "value_weight": 0.05,
         },
     },
 }
-"""Algorithm -> what it has besides. Which blueprint is best can't be learned from made-up statistics."""
+"""Algorithm -> what it has besides. Floors keep it trying other blueprints than its teachers'."""
 LIBRARY: dict[str, dict[str, Any]] = {"null": {"rounds": 160, "entropy": 0.1}, "real": {}}
 """The same of the libraries' algorithms, which need more rounds, and with less entropy learn to wait."""
 ALGOS = ("esper_ppo", "maskable_ppo", "maskable_recurrent_ppo", "recurrent_ppo")
@@ -71,13 +80,27 @@ def environments(changes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each | {"overrides": each["overrides"] | also} for each in found]
 
 
-def train(algo: str, seed: int, out: Path, steps: int) -> None:
+def teachers(tables: Sequence[Path]) -> list[dict[str, Any]]:
+    """The schedules that were tuned on the train part, one for each block of `environments`.
+
+    Raises:
+        ValueError: the references have none for some budgets.
+    """
+    plans = records.table(tables).plans
+    missing = [cell.id for cell in CELLS["T1"] if cell.id not in plans]
+    if missing:
+        raise ValueError(f"the references have no schedule for {missing}, only for {sorted(plans)}")
+    return [plans[cell.id].model_dump(mode="json") for cell in CELLS["T1"]]
+
+
+def train(algo: str, seed: int, out: Path, steps: int, plans: Sequence[Mapping[str, Any]]) -> None:
     """One run, unless it is done; what was stopped goes on."""
     own = OWN.get(algo, LIBRARY)
+    taught = {"teachers": plans} if own["null"].get("imitation") else {}
     common = ALL | {"env": ENV, "algo": algo, "seed": seed}
     name = f"{ENV}-{algo}-seed{seed}-1"
     null = {"logdir": str(out / "null" / algo), "instances": environments({"engine.name": "null"})}
-    _run(common | NULL | own["null"] | null, name)
+    _run(common | NULL | own["null"] | taught | null, name)
     begin = {"total_steps": steps, "start_from": f"{null['logdir']}/{name}"}
     real = {"logdir": str(out / algo), "instances": environments({})}
     _run(common | REAL | own["real"] | real | begin, name)
@@ -112,9 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--algos", nargs="+", choices=ALGOS, default=ALGOS)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 310)))
     parser.add_argument("--steps", type=int, default=30_000, help="on networks that train, of each run")
+    parser.add_argument("--references", type=Path, nargs="+", default=[records.TABLE], help="with schedules")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(arguments)
-    jobs = [(algo, seed, args.out, args.steps) for seed in args.seeds for algo in args.algos]
+    plans = teachers(args.references)
+    jobs = [(algo, seed, args.out, args.steps, plans) for seed in args.seeds for algo in args.algos]
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda job: train(*job), jobs))
 

@@ -1,8 +1,13 @@
 """What the board's agents are trained on."""
 
-from agents.board_agents import ALL, LIBRARY, NULL, OWN, REAL, environments
+import json
+
+import pytest
+from agents.board_agents import ALL, LIBRARY, NULL, OWN, REAL, environments, teachers
+from board.canonical import sealed
 from board.cells import CELLS
 from board.instances import generator_seeds
+from made_up_results import references
 
 from esper_agents.config import build
 
@@ -24,9 +29,22 @@ def test_agents_are_trained_on_the_train_part_alone_under_all_budgets():
 def test_settings_of_all_runs_are_allowed():
     for algo in ("esper_ppo", "maskable_ppo", "maskable_recurrent_ppo", "recurrent_ppo"):
         own = OWN.get(algo, LIBRARY)
-        for values in (NULL | own["null"], REAL | own["real"]):
+        taught = {"teachers": [{}] * len(CELLS["T1"])} if algo == "esper_ppo" else {}
+        for values in (NULL | own["null"] | taught, REAL | own["real"]):
             config = build(
                 ALL | values | {"algo": algo, "env": "EsperMicro-v0", "instances": environments({})}
             )
             prices = config.instance_configs[0].overrides["reward.mode"]
             assert not {"rent", "compute_rent"} & prices.keys()
+
+
+def test_teachers_are_the_schedules_of_the_references_in_the_order_of_the_blocks(tmp_path):
+    path = references(tmp_path / "table.json", ("T1-data-00",))
+    with pytest.raises(
+        ValueError, match=r"no schedule for \['1.5x1', '1.5x2', '3x1', '3x2'\], only for \[\]"
+    ):
+        teachers([path])
+    values = json.loads(path.read_text())
+    values["plans"] = {cell.id: {"start": number} for number, cell in reversed(list(enumerate(CELLS["T1"])))}
+    path.write_text(json.dumps(sealed(values)))
+    assert [plan["start"] for plan in teachers([path])] == [0, 1, 2, 3]
