@@ -4,10 +4,11 @@ import io
 import zipfile
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from esper_agents import checkpoint
@@ -42,6 +43,7 @@ class PpoTrainee:
 
     def __init__(self, config: TrainConfig, world: World, path: Path | None) -> None:
         self._seed, self.learner = config.seed, make_learner(world.envs, config, config.seed)
+        self._mean = _mean_of(self.learner.policy, config.average) if config.average else None
         self._teachers = config.teachers
         self._round_steps = world.envs.num_envs * world.envs.config.horizon
         self.enter(world)
@@ -77,7 +79,10 @@ class PpoTrainee:
                 listener.updated(done, anew=True)
             rollout, fresh = self.learner.play(None if listener is None else _Heard(listener, done))
             tags = {} if listener is None else listener.played(done + self._round_steps)
-            tags |= self.learner.learn(rollout, fresh)
+            figures = self.learner.learn(rollout, fresh)
+            if figures and self._mean is not None:
+                self._mean.update_parameters(self.learner.policy)
+            tags |= figures
             tags |= {name: tags[own] for name, own in SAME.items() if own in tags}
             tags["time/fps"] = (self.steps - before) / (perf_counter() - began)
             if writer is not None:
@@ -90,9 +95,11 @@ class PpoTrainee:
         """See `Trainee`."""
         learner, updater = self.learner, self.learner.updater
         rest = {"optimizer": updater.optimizer.state_dict(), "generator": updater.generator.get_state()}
+        if self._mean is not None:
+            rest |= {"weights": learner.policy.state_dict(), "averaged": self._mean.n_averaged}
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
-            archive.writestr(WEIGHTS, _saved(learner.policy.state_dict()))
+            archive.writestr(WEIGHTS, _saved(self._player.state_dict()))
             archive.writestr(REST, _saved(rest))
         rounds, scale = learner.settled
         plain = {"rounds": rounds, "updates": updater.updates, "scale": scale}
@@ -103,7 +110,10 @@ class PpoTrainee:
         checkpoint.refuse_without(path, REST)
         with zipfile.ZipFile(path) as archive:
             weights, rest = (_read(archive.read(name)) for name in (WEIGHTS, REST))
-        learner.policy.load_state_dict(weights)
+        learner.policy.load_state_dict(rest.get("weights", weights))
+        if self._mean is not None:
+            self._mean.module.load_state_dict(weights)
+            self._mean.n_averaged.copy_(rest["averaged"])
         updater.optimizer.load_state_dict(rest["optimizer"])
         updater.generator.set_state(rest["generator"])
         learner.rounds, updater.updates = state["rounds"], state["updates"]
@@ -112,7 +122,17 @@ class PpoTrainee:
 
     def agent(self, name: str, deterministic: bool) -> Agent:
         """See `Trainee`."""
-        return PpoAgent(self.learner.policy, name, deterministic, self._seed)
+        return PpoAgent(self._player, name, deterministic, self._seed)
+
+    @property
+    def _player(self) -> Policy:
+        """What plays, but for the rounds that are learned from."""
+        return self.learner.policy if self._mean is None else cast(Policy, self._mean.module)
+
+
+def _mean_of(policy: Policy, decay: float) -> AveragedModel:
+    """The mean of weights; the first update's are its first."""
+    return AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 class _Heard:
