@@ -55,6 +55,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
         | {
             "target_kl": 0.06,
             "replicas": 4,
+            "rounds_per_update": 4,
             "entropy": 0,
             "entropy_floor": {"blueprint": 0.4},
             "floor_weight": 0.3,
