@@ -122,7 +122,6 @@ class EsperVectorEnv(QueriedVectorEnv):
     @own_modes()
     def _build(self) -> None:
         config, num_envs = self.config, self.num_envs
-        params, compute = (config.budget.of_each(name, num_envs) for name in ("params", "compute"))
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
         self.facts, self.provenance, self._setup = setup.facts, setup.provenance, setup
@@ -143,8 +142,8 @@ class EsperVectorEnv(QueriedVectorEnv):
             self.facts,
             setup.epoch_size,
             horizon=config.horizon,
-            params=params,
-            compute=compute,
+            params=config.budget.of_each("params", num_envs),
+            compute=config.budget.of_each("compute", num_envs),
             max_steps=config.max_episode_steps,
             max_panics=config.governor.max_panics,
         )
@@ -272,8 +271,7 @@ class EsperVectorEnv(QueriedVectorEnv):
         self._gates: GateResults = judge(state, fits, config.gates)
         legal = masks.build(state, self._gates, fits, config.lifecycle, self.layout)
         self._masks = masks.wait_only(legal, self._terminated, self.layout)
-        view = observation.View(state, self.facts, self._limits, config.record.freshness)
-        return observation.encode(view)
+        return observation.encode(observation.View(state, self.facts, self._limits, config.record.freshness))
 
     def _begin(self, envs: Bools, seeds: Sequence[int | None]) -> None:
         """New episodes in the environments where `envs` is True."""

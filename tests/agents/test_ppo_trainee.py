@@ -219,7 +219,7 @@ def test_episodes_that_a_round_cuts_short_are_not_counted_on(tmp_path, monkeypat
         return tags(report)
 
     monkeypatch.setattr(RoundReport, "tags", kept)
-    budget = {"engine.name": "null", "budget.compute": 0.4}
+    budget = {"engine.name": "null", "budget.params": 1.0, "budget.compute": 0.4}  # no module fits
     run(tmp_path, rounds=3, episode_length=12, overrides=budget)
     assert lengths == [[5] * 6] * 3
 

@@ -174,7 +174,7 @@ def test_of_two_results_of_a_job_the_first_folders_counts(tmp_path):
         assert left_out == []
         assert kept == records.read(tmp_path / first / "episodes.json", Record)
     # from the same machine two results can't differ
-    other = record("wait", "T1-seeds-00", CELLS[0], 0.1, hardware=HARDWARE | {"cpu": "one"})
+    other = record("wait", "T1-seeds-00", CELLS[0], 0.0, hardware=HARDWARE | {"cpu": "one"})
     other["episodes"][2]["chain"] = "f" * 64
     write(tmp_path / "b", sealed(other))
     [kept], [reason] = counted(tmp_path, "a", "b")

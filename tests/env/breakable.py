@@ -64,7 +64,7 @@ class Breakable(NullEngine):
     """`faults` says what is wrong with the next epoch of each environment; `kept` what its snapshot holds."""
 
     def __init__(self, env: EsperVectorEnv) -> None:
-        super().__init__(env.num_envs, env._engine, self._shows)  # which knows the same sizes
+        super().__init__(env.num_envs, env._setup, self._shows)
         self.learned = np.zeros(env.num_envs, dtype=np.int64)
         self.kept: list[list[int]] = [[] for _ in range(env.num_envs)]
         self.faults: list[str | None] = [None] * env.num_envs
@@ -86,6 +86,7 @@ class Breakable(NullEngine):
 
     def epoch(self, playing: Bools) -> None:
         super().epoch(playing)
+        self._train_flops[:] = self.facts.host_flops * self.epoch_size  # the plain world knows no others
         self.learned += playing
 
     def evaluate(self, playing: Bools, subsets: Ints) -> EpochStats:
