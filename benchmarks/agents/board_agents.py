@@ -60,6 +60,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
             "entropy_floor": {"blueprint": 0.4},
             "floor_weight": 0.3,
             "value_weight": 0.05,
+            "average": 0.6,
         },
     },
 }

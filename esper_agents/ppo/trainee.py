@@ -63,7 +63,10 @@ class PpoTrainee:
     def start_from(self, path: Path) -> None:
         """See `Trainee`."""
         with zipfile.ZipFile(path) as archive:
-            self.learner.policy.load_state_dict(_read(archive.read(WEIGHTS)))
+            weights = _read(archive.read(WEIGHTS))
+        self.learner.policy.load_state_dict(weights)
+        if self._mean is not None:
+            self._mean.module.load_state_dict(weights)
 
     def enter(self, world: World) -> None:
         """See `Trainee`: every round begins new episodes anyway."""

@@ -5,9 +5,12 @@ import zipfile
 
 import pytest
 import torch
-from test_start import run
+from test_start import SMALL, run
 
 from esper_agents import checkpoint
+from esper_agents.config import build
+from esper_agents.environment import make_world
+from esper_agents.trainees import make_trainee
 
 TAUGHT = {"algo": "esper_ppo", "learning_rate": 1e-2}
 
@@ -42,3 +45,13 @@ def test_another_run_begins_with_the_mean(tmp_path):
     second = run(tmp_path / "second", algo="esper_ppo", learning_rate=1e-30, start_from=str(first))
     for name, tensor in tensors(first).items():
         torch.testing.assert_close(tensors(second)[name], tensor)
+
+
+def test_before_the_first_update_the_weights_it_began_with_play(tmp_path):
+    first = run(tmp_path / "first", **TAUGHT)
+    config = build({**SMALL, **TAUGHT, "seed": 7, "average": 0.9})
+    trainee = make_trainee(config, make_world(config, config.num_envs, "SameStep"), None)
+    trainee.start_from(first / checkpoint.CHECKPOINT)
+    with zipfile.ZipFile(io.BytesIO(trainee.content()[0])) as archive:
+        begun = torch.load(io.BytesIO(archive.read("policy.pt")), weights_only=True)
+    assert all(torch.equal(tensor, begun[name]) for name, tensor in tensors(first).items())
