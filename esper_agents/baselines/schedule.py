@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,17 +75,18 @@ class Progress:
     """What a schedule remembers, each of shape (env, slot)."""
 
     planted: Bools
-    """A module was planted."""
+    """A module was planted, and not pruned since by whoever plays."""
     rested: Ints
     """Steps in which alpha rested below 1."""
     raised: Bools
-    """Alpha was sent to 1."""
+    """Alpha was sent to 1, last."""
 
 
 class ScheduleAgent:
     """Every step the first legal op of: plant what is due, advance, raise alpha, fossilize. See `Agent`.
 
-    A slot is planted once: a module that the rules removed is not replaced.
+    A slot is planted once: a module that the rules removed is not replaced. What another agent pruned is
+    planted again, what it left at another alpha is raised: the plan can be asked for advice anywhere.
 
     Args:
         config: The plan.
@@ -122,8 +123,8 @@ class ScheduleAgent:
     def begin(self, seeds: Sequence[int]) -> Progress:
         """See `Agent`."""
         shape = len(seeds), self._layout.num_slots
-        nothing_to_raise = np.full(shape, self.config.alpha_target == "FULL")
-        return Progress(np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64), nothing_to_raise)
+        none = np.zeros(shape, dtype=bool)
+        return Progress(none, np.zeros(shape, dtype=np.int64), none)
 
     def act(self, obs: NDArray[np.float32], info: Info, memory: Progress) -> tuple[Ints, Progress]:
         """See `Agent`."""
@@ -143,9 +144,15 @@ class ScheduleAgent:
     def follow(self, info: Info, memory: Progress, actions: Ints) -> Progress:
         """What is remembered after these actions, which may be another agent's."""
         rests = _rests(info, memory)
-        planted = memory.planted | _addressed(actions, Op.GERMINATE, rests.shape)
-        raised = memory.raised | _addressed(actions, Op.SET_ALPHA_TARGET, rests.shape)
-        return Progress(planted, memory.rested + rests, raised)
+        germinated, sent, pruned = (
+            _addressed(actions, op, rests.shape) for op in (Op.GERMINATE, Op.SET_ALPHA_TARGET, Op.PRUNE)
+        )
+        full = actions[:, Head.ALPHA_TARGET, None] == get_args(TargetName).index("FULL")
+        return Progress(
+            planted=memory.planted & ~pruned | germinated,
+            rested=memory.rested + rests,
+            raised=np.where(germinated | sent, full, memory.raised),
+        )
 
     def _ready(self, info: Info, env: int, epoch: int, planted: Bools) -> list[int]:
         """Slots that are due and can take their blueprint, in the order of the plan."""

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 from test_start import run, weights
 
 from esper_agents.baselines import baseline
+from esper_agents.baselines.moves import germinate
 from esper_agents.baselines.random import RandomAgent
 from esper_agents.baselines.schedule import ScheduleAgent, ScheduleConfig
 from esper_agents.config import build
@@ -16,7 +17,7 @@ from esper_agents.ppo.build import make_learner
 from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo.teacher import Teacher
 from esper_agents.ppo_config import OwnPpoConfig
-from esper_env import EsperVectorEnv, Head, Op
+from esper_env import EsperVectorEnv, Head, Op, Stage, encode
 
 PLANS = (
     ScheduleConfig(blueprint="norm", spacing=2, alpha_target="HALF", rest=1, tempo="FAST"),
@@ -78,9 +79,33 @@ def test_whoever_plays_is_told_legal_actions_and_no_slot_is_planted_twice():
                 assert not planted[env, slot]
             if actions[env, Head.OP] == Op.GERMINATE:
                 planted[env, actions[env, Head.SLOT]] = True
+            if actions[env, Head.OP] == Op.PRUNE:
+                planted[env, actions[env, Head.SLOT]] = False
         teacher.follow(info, actions, ended)
         planted[ended] = False
     assert told > 20
+
+
+@pytest.mark.parametrize("target", ["HALF", "MOST"])
+def test_a_module_that_another_left_halfway_is_raised_and_what_it_pruned_planted_again(target):
+    """Whatever the pupil did, following the plan from there on ends with the plan's module in its slot."""
+    plan = ScheduleConfig(blueprint="conv_light", slots=(1,), tempo="FAST", speed="FAST")
+    envs = make(1, horizon=60, strict_actions=True)
+    teacher, ops = Teacher([plan], envs), []
+    obs, info = envs.reset(seed=[0])
+    for step in range(59):
+        actions = teacher.advise(obs, info)
+        if step == 0:
+            kind = actions[0, Head.BLUEPRINT]
+            actions = np.array([germinate(1, kind, "LINEAR_ADD", "FAST", target)])
+        elif Op.SET_ALPHA_TARGET in ops and Op.PRUNE not in ops and info["op_slot_mask"][0, Op.PRUNE, 1]:
+            actions = np.array([encode(Op.PRUNE, slot=1)])
+        teacher.follow(info, actions, np.zeros(1, dtype=bool))
+        ops.append(Op(actions[0, Head.OP]))
+        obs, *_, info = envs.step(actions)
+    assert ops.count(Op.GERMINATE) == 2
+    assert ops.index(Op.SET_ALPHA_TARGET) < ops.index(Op.PRUNE) < ops.index(Op.GERMINATE, 1)
+    assert envs._state.slots.stage[0].tolist() == [Stage.DORMANT, Stage.FOSSILIZED, Stage.DORMANT]
 
 
 def test_a_policy_learns_the_plan_of_each_budget():
@@ -90,7 +115,7 @@ def test_a_policy_learns_the_plan_of_each_budget():
     config = OwnPpoConfig(memory_size=32, hidden_size=32, **settings)
     own = make_learner(envs, config, seed=0)
     own.teacher = Teacher(plans, envs)
-    figures = [own.round() for _ in range(45)]
+    figures = [own.round() for _ in range(70)]
     assert figures[0]["train/imitation_loss"] > 1
     assert figures[-1]["train/imitation_loss"] < 0.1
     teacher = Teacher(plans, envs)
