@@ -36,7 +36,7 @@ class CompareConfig(EnvironmentConfig):
     seed: int = Field(10_000, ge=0)
     """Seed of the first episode; the others follow."""
     num_envs: int = Field(8, ge=1)
-    """Episodes played side by side; changes no result."""
+    """Episodes played side by side; under one budget it changes no result."""
     deterministic: bool = False
     """Whether trained agents play their most probable action instead of drawing as in training."""
     schedule: ScheduleConfig = ScheduleConfig()

@@ -113,6 +113,8 @@ class TrainConfig(EnvironmentConfig, OwnPpoConfig):
     def _taught(self) -> Self:
         if bool(self.teachers) != (self.imitation > 0):
             raise ValueError(f"imitation={self.imitation} with {len(self.teachers)} teachers: both or none")
+        if not self.policy_weight and not self.imitation:
+            raise ValueError("policy_weight=0 without imitation: nothing would be learned")
         if self.teachers and (self.algo != "esper_ppo" or self.num_envs % len(self.teachers)):
             raise ValueError(
                 f"{len(self.teachers)} teachers: algo='esper_ppo' and a num_envs that they divide are"

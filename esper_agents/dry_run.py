@@ -117,7 +117,7 @@ def _outline(config: TrainConfig, world: World) -> list[str]:
 
 
 def _learn(config: TrainConfig, world: World) -> str:
-    trainee = make_trainee(config, world, None)
+    trainee = make_trainee(config.model_copy(update={"rounds_per_update": 1}), world, None)
     trainee.learn(world.envs.num_envs * world.envs.config.horizon, None, None)
     size = f"{trainee.num_parameters} parameters"
     return f"agent: {config.algo} with {size}, played {trainee.steps} steps, 1 update"

@@ -38,15 +38,21 @@ def start_record(config: TrainConfig) -> Record | None:
     """Which weights a new run begins with: the file, and its SHA-256; None for its own.
 
     Raises:
-        ValueError: no checkpoint is there, it is damaged, or it is one of another algorithm.
+        ValueError: no checkpoint is there, it is damaged, or it is one of another algorithm or of weights
+            for other ranges.
     """
     if config.start_from is None:
         return None
     path = checkpoint.find_checkpoint(Path(config.start_from))
-    played = checkpoint.read_record(path)["config"]["algo"]
-    if played != config.algo:
+    before = checkpoint.read_record(path)["config"]
+    if before["algo"] != config.algo:
         raise ValueError(
-            f"start_from={config.start_from!r} is a checkpoint of {played}, not of {config.algo}"
+            f"start_from={config.start_from!r} is a checkpoint of {before['algo']}, not of {config.algo}"
+        )
+    own = config.model_dump(mode="json")["own_weights"]
+    if before.get("own_weights", {}) != own:
+        raise ValueError(
+            f"start_from={config.start_from!r} has own_weights={before.get('own_weights', {})}, not {own}"
         )
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 

@@ -19,6 +19,7 @@ from esper_agents.environment import World, make_world, settled
 from esper_agents.episodes import Step
 from esper_agents.evaluate import Evaluation, evaluate, fitting, merged
 from esper_agents.interrupt import Interrupt
+from esper_agents.ppo.teacher import Teacher
 from esper_agents.progress import reporter
 from esper_agents.record import Record
 from esper_agents.table import table
@@ -61,13 +62,21 @@ def evaluation_envs(config: TrainConfig, world: World) -> int:
 
 
 def evaluable(worlds: Curriculum) -> None:
-    """Refuse early what no evaluation could play.
+    """Refuse early what an instance could not be played or evaluated with.
 
     Raises:
-        ValueError: see `evaluation_envs`.
+        ValueError: see `evaluation_envs` and `Teacher`; or hosts played several times under several budgets.
     """
     for config, world in zip(worlds.configs, worlds.worlds, strict=True):
         evaluation_envs(config, world)
+        alike = world.envs.num_envs // world.envs.config.budget.blocks
+        if alike % config.replicas:
+            raise ValueError(
+                f"replicas={config.replicas}: {alike} environments have the same budgets, and a divisor of"
+                " that is required, for a host is held against itself"
+            )
+        if config.teachers:
+            Teacher(config.teachers, world.envs)
 
 
 class Run:
@@ -127,9 +136,9 @@ class Run:
         checkpoint.write_checkpoint(
             self.place.folder / checkpoint.CHECKPOINT, content, {**self.record, "state": state}
         )
-        self.steps = self._saved = done
-        every = self.config.eval_every
-        if every and self._start < done < self._total and done // self._round_steps % every == 0:
+        self._saved, self.steps = done, int(state["timesteps"])
+        every, new = self.config.eval_every, self._start < self.steps == done < self._total
+        if every and new and done // self._round_steps % every == 0:
             self.evaluate([self._agent()])
 
     def stepped(self, step: Step, done: int) -> None:

@@ -53,8 +53,7 @@ def train(config: TrainConfig, resume: Path | None = None, stream: TextIO | None
     start = old.get("start") if old else start_record(config)
     if old is None and start is not None:
         config = config.model_copy(update={"start_from": start["path"]})
-    # Evaluation makes environments of its own: one is enough to resolve the settings of those that only play.
-    with Curriculum(config, config.num_envs if config.learns else 1) as worlds, Interrupt() as interrupt:
+    with Curriculum(config, config.num_envs) as worlds, Interrupt() as interrupt:
         evaluable(worlds)
         record = run_record(config, worlds.first, worlds.provenance) | {"start": start}
         if path is not None and old is not None:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from board import records
 from board.cells import CELLS
+from board.entries import part_of
 from board.instances import instances
 
 from esper_agents import checkpoint
@@ -38,7 +39,7 @@ NULL: dict[str, Any] = {"num_envs": 32, "learning_rate": 1e-3}
 """Of the rounds without training."""
 REAL: dict[str, Any] = {"num_envs": 16, "learning_rate": 5e-4, "ppo_epochs": 8, "gae_lambda": 0.95}
 SHAPE: dict[str, Any] = {"memory_size": 64, "own_weights": {"host_compute_share": [0.75]}}
-"""Of esper_ppo's policy: what it learns under one compute budget stays there."""
+"""Of esper_ppo's policy: it has weights of its own for small and large compute budgets."""
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "esper_ppo": {
         "null": SHAPE
@@ -88,7 +89,8 @@ def teachers(tables: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         ValueError: the references have none for some budgets.
     """
-    plans = records.table(tables).plans
+    rows = [row for row in records.table(tables).rows if part_of(row.instance)[0] == "T1"]
+    plans = {row.cell.id: row.plan for row in rows if row.plan}
     missing = [cell.id for cell in CELLS["T1"] if cell.id not in plans]
     if missing:
         raise ValueError(f"the references have no schedule for {missing}, only for {sorted(plans)}")
@@ -140,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--references", type=Path, nargs="+", default=[records.TABLE], help="with schedules")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(arguments)
-    plans = teachers(args.references)
+    plans = teachers(args.references) if "esper_ppo" in args.algos else []
     jobs = [(algo, seed, args.out, args.steps, plans) for seed in args.seeds for algo in args.algos]
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda job: train(*job), jobs))

@@ -1,7 +1,8 @@
-"""Weights of their own for each range of a feature: what is learned under one budget stays there.
+"""Weights of their own for each range of a feature: what is learned under one budget mostly stays there.
 
 One network that plays under several budgets does under all what one of them taught. What is encoded goes
-into one of as many blocks as there are ranges, so that a layer that reads them has a part for each.
+into one of as many blocks as there are ranges, so that a layer that reads them has a part for each. The
+encoder itself, the core's recurrence and the last layers of the heads are common.
 """
 
 import math
@@ -28,7 +29,7 @@ class Ranges(nn.Module):
         unknown = sorted(set(edges) - set(single))
         if unknown:
             raise ValueError(f"own_weights names {unknown}, the features of one number are {single}")
-        self._parts = [(features[name].start, tuple(own)) for name, own in edges.items()]
+        self._parts = [(features[name].start, tuple(own)) for name, own in sorted(edges.items())]
         self.count = math.prod(len(own) + 1 for _, own in self._parts)
 
     def forward(self, obs: Tensor) -> Tensor:

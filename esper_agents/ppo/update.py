@@ -127,7 +127,7 @@ class Updater:
         loss, figures = self._loss(batch, now, values, op_values)
         if strangeness is not None:
             loss = loss + self._config.imitation * strangeness
-            figures["train/imitation_loss"] = strangeness.item()
+            figures |= {"train/loss": loss.item(), "train/imitation_loss": strangeness.item()}
         limit = self._config.target_kl
         if limit is not None and figures["train/approx_kl"] > limit:
             return figures, False

@@ -202,3 +202,34 @@ def test_episodes_that_cannot_be_divided_among_the_budgets_are_refused_before_th
             with pytest.raises(ValueError, match=r"4 blocks of environments|is no multiple of 4"):
                 check(blocks(tmp_path, **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_agents_that_do_not_learn_play_under_several_budgets_too(tmp_path):
+    config = blocks(tmp_path, algo="schedule", compare=[], eval_episodes=4)
+    dry_run(config)
+    episodes = train(config, None, io.StringIO()).evaluations[0].episodes
+    assert sorted(each.length <= 3 for each in episodes) == [False, False, True, True]
+
+
+def test_a_host_is_not_held_against_itself_under_another_budget(tmp_path):
+    for check in (dry_run, train):
+        with pytest.raises(ValueError, match="replicas=4: 2 environments have the same budgets"):
+            check(blocks(tmp_path, replicas=4, eval_episodes=4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_makes_the_update_that_it_says(monkeypatch):
+    from esper_agents.ppo.update import Updater
+
+    made, update = [], Updater.update
+    monkeypatch.setattr(Updater, "update", lambda self, *args: made.append(1) or update(self, *args))
+    lines = dry_run(build({**SMALL, "algo": "esper_ppo", "rounds_per_update": 3}))
+    assert "1 update" in lines[-2]
+    assert len(made) == 1
+
+
+def test_what_is_evaluated_has_learned_since(tmp_path):
+    """Between updates nothing changes; the run counts what it has learned from."""
+    done = run(tmp_path, algo="esper_ppo", rounds=6, rounds_per_update=3, eval_every=1, compare=[])
+    assert [event.step for event in events(done.folder).Scalars("eval/mean_reward")] == [36, 72]
+    assert done.steps == 72

@@ -13,10 +13,12 @@ from esper_agents.baselines.moves import germinate
 from esper_agents.baselines.random import RandomAgent
 from esper_agents.baselines.schedule import ScheduleAgent, ScheduleConfig
 from esper_agents.config import build
+from esper_agents.dry_run import dry_run
 from esper_agents.ppo.build import make_learner
 from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo.teacher import Teacher
 from esper_agents.ppo_config import OwnPpoConfig
+from esper_agents.train import train
 from esper_env import EsperVectorEnv, Head, Op, Stage, encode
 
 PLANS = (
@@ -152,6 +154,7 @@ def test_a_taught_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not
 REFUSED = {
     "a weight without plans": ({"imitation": 1}, "imitation=1.0 with 0 teachers: both or none"),
     "plans without a weight": ({"teachers": [{}]}, "imitation=0 with 1 teachers: both or none"),
+    "nothing to learn": ({"policy_weight": 0}, "policy_weight=0 without imitation"),
     "another algorithm": ({"teachers": [{}], "imitation": 1, "algo": "ppo"}, "not 'ppo' and 4"),
     "blocks of two sizes": ({"teachers": [{}] * 3, "imitation": 1}, "3 teachers: .* not 'esper_ppo' and 4"),
 }
@@ -169,6 +172,18 @@ def test_a_plan_that_does_not_fit_the_host_is_refused():
         Teacher((ScheduleConfig(blueprint="nothing"),), make())
     with pytest.raises(ValueError, match="3 teachers: they do not divide num_envs=4"):
         Teacher((PLANS[0],) * 3, make())
+
+
+def test_a_plan_that_does_not_fit_a_later_instance_is_refused_before_the_run(tmp_path):
+    hosts = {"overrides": {"host.name": "micro"}}, {"overrides": {"host.name": "gpt_micro"}}
+    config = build({
+        "env": "EsperMicro-v0", "algo": "esper_ppo", "num_envs": 2, "imitation": 1, "logdir": str(tmp_path),
+        "teachers": [{"blueprint": "conv_light"}], "overrides": {"engine.name": "null"}, "instances": hosts,
+    })  # fmt: skip
+    for check in (dry_run, train):
+        with pytest.raises(ValueError, match=r"conv_light.* fits no slot|conv_light"):
+            check(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_goes_on_from_what_another_played():

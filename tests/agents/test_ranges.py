@@ -1,4 +1,4 @@
-"""Weights of their own for ranges of a feature: what is learned in one changes what is played in no other."""
+"""Weights of their own for ranges of a feature: those of one range learn nothing in another."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_range_is_told_by_counting_the_edges_below():
     obs[..., 0] = torch.tensor([[-2.0, 0.0, 2.0], [0.0, -1.5, 1.5]])
     obs[..., 4] = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 0.4]])
     assert ranges.count == 6
-    assert ranges(obs).tolist() == [[0, 1, 5], [4, 3, 2]]
+    assert ranges(obs).tolist() == [[0, 2, 5], [3, 1, 4]]
 
 
 def test_values_stand_in_their_block_alone():
@@ -43,7 +43,7 @@ def test_values_stand_in_their_block_alone():
 
 
 @pytest.mark.parametrize("core", ["lstm", "mlp"])
-def test_what_one_budget_teaches_moves_no_value_under_another(core):
+def test_what_one_budget_teaches_moves_no_weights_of_anothers(core):
     own, shared = (learner(core, own=each) for each in (OWN, {}))
     for each, kept in ((own, True), (shared, False)):
         rollout, _ = each.play()
@@ -84,3 +84,19 @@ def test_ranges_that_make_no_sense_are_refused():
         OwnPpoConfig(own_weights={"epoch": (2.0, 1.0)})
     with pytest.raises(ValueError, match=r"own_weights names \['nothing'\], the features of one number are"):
         learner(own={"nothing": [0.5]})
+
+
+def test_the_order_in_which_ranges_are_named_means_nothing():
+    obs = torch.rand(50, 5)
+    edges = {"a": [0.5], "b": [0.2, 0.7]}
+    one, other = Ranges(FEATURES, edges), Ranges(FEATURES, dict(reversed(edges.items())))
+    assert one(obs).unique().tolist() == list(range(6))
+    assert torch.equal(one(obs), other(obs))
+
+
+def test_a_run_does_not_begin_with_weights_for_other_ranges(tmp_path):
+    first = run(tmp_path / "first", algo="esper_ppo", own_weights=OWN)
+    for other in ({}, {"host_params_share": [0.75]}, {"host_compute_share": [0.5]}):
+        with pytest.raises(ValueError, match=r"has own_weights=\{'host_compute_share': \[0.75\]\}, not"):
+            run(tmp_path / "second", algo="esper_ppo", own_weights=other, start_from=str(first))
+    assert not (tmp_path / "second").exists()

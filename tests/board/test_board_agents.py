@@ -48,3 +48,6 @@ def test_teachers_are_the_schedules_of_the_references_in_the_order_of_the_blocks
     values["plans"] = {cell.id: {"start": number} for number, cell in reversed(list(enumerate(CELLS["T1"])))}
     path.write_text(json.dumps(sealed(values)))
     assert [plan["start"] for plan in teachers([path])] == [0, 1, 2, 3]
+    other = references(tmp_path / "other.json", ("T2-seeds-00",))
+    other.write_text(json.dumps(sealed(json.loads(other.read_text()) | {"plans": {"3x2": {"start": 9}}})))
+    assert [plan["start"] for plan in teachers([other, path])] == [0, 1, 2, 3], "of this tier"

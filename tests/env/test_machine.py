@@ -13,7 +13,7 @@ import torch
 from agreement import check, row_bits
 from breakable import SETTINGS, made, rules_of
 from gymnasium.error import ResetNeeded
-from hypothesis import Phase, settings
+from hypothesis import Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
@@ -275,9 +275,15 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_ops_saves_restores_faults_and_resets_in_any_order(name: str) -> None:
     Machine.seen.clear()
-    limits = settings(max_examples=10, stateful_step_count=30, deadline=None, derandomize=True)
-    # As found: to make a failure shorter takes minutes (add Phase.shrink for that).
-    run(partial(Machine, name), settings=settings(limits, phases=[Phase.generate]))
     events = {stage.name for stage in Stage} | {f"{op.name} played" for op in Op}
     events |= {"ended", "panicked", "lost a blended module", "bad", "restored"}
-    assert Machine.seen >= events, "these examples see all of the game"
+    # As found: to make a failure shorter takes minutes (add Phase.shrink for that).
+    limits = settings(
+        max_examples=10, stateful_step_count=30, deadline=None, database=None, phases=[Phase.generate]
+    )
+    # What is drawn depends on which modules a process has imported, too: hypothesis knows their constants.
+    for number in range(5):
+        run(seed(number)(partial(Machine, name)), settings=limits)
+        if Machine.seen >= events:
+            return
+    pytest.fail(f"these examples see all of the game but {sorted(events - Machine.seen)}")
