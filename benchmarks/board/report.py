@@ -12,7 +12,7 @@ from board.instances import find
 from board.plans import plan_for
 from board.records import TABLE, Record, RefusedError, Row, Table
 from board.score import Grid
-from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds
+from board.seeds import commitment, evaluation_seeds, known
 from esper_agents.baselines import BASELINES
 
 
@@ -69,14 +69,14 @@ def revealed(secret: str | None, table: Table) -> str | None:
     """The secret that host seeds can be checked by; None while nobody knows it.
 
     Args:
-        secret: As it is told; None for the one that everybody knows, if the table is committed to it.
+        secret: As it is told; None for one that was revealed, if the table is committed to it.
         table: The references.
 
     Raises:
         RefusedError: the table is committed to another one.
     """
     if secret is None:
-        return LOCAL_SECRET if commitment(LOCAL_SECRET) == table.commitment else None
+        return known(table.commitment)
     if commitment(secret) != table.commitment:
         raise RefusedError(f"the secret {secret!r} is not what was committed to, {table.commitment}")
     return secret

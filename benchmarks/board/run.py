@@ -14,7 +14,7 @@ from board.instances import Instance, refuse_absent, select
 from board.play import Job
 from board.progress import JobProgress, duration
 from board.records import TABLE, Table
-from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds
+from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds, known
 from esper_agents import config_file
 from esper_agents.config import TrainConfig
 
@@ -40,7 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--without-wait", action="store_true", help="leave out what all are paired with")
     add_grid(parser)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"hosts of every job (default: {SEEDS})")
-    parser.add_argument("--secret", default=LOCAL_SECRET, help="what host seeds follow from (default: local)")
+    parser.add_argument("--secret", help="what host seeds follow from (default: the references', if revealed)")
     add_place(parser, Path("runs/board"))
     parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.set_defaults(main=main)
@@ -108,12 +108,13 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--seeds {args.seeds}: at least 1 is required")
     chosen, cells = grid(args)
     names = list(args.agents)
-    settings = _settings(args, _table(args.references))
+    table = _table(args.references)
+    settings, secret = _settings(args, table), _secret(args.secret, table)
     who = entrants(names, args.out, settings, args.entry)
     if not args.without_wait and STATIC not in [each.entry for each in who]:
         who += entrants([STATIC], args.out, settings, None)
     _refuse_another(who, args.tier, args.out)
-    return perform(all_jobs(who, chosen, cells, args.seeds, args.secret, args.device), args)
+    return perform(all_jobs(who, chosen, cells, args.seeds, secret, args.device), args)
 
 
 def _refuse_another(who: Sequence[Entrant], tier: str, out: Path) -> None:
@@ -163,14 +164,20 @@ def _table(paths: Sequence[Path]) -> Table | None:
     return None if [*paths] == [TABLE] and not TABLE.is_file() else records.table(paths)
 
 
+def _secret(told: str | None, table: Table | None) -> str:
+    """What the host seeds follow from: what is told, or what the references are committed to, or `local`."""
+    secret = told or (known(table.commitment) if table else None) or LOCAL_SECRET
+    if table and commitment(secret) != table.commitment:
+        print("The references are committed to another --secret: a report with them leaves these results out")
+    return secret
+
+
 def _settings(args: argparse.Namespace, table: Table | None) -> dict[str, Any]:
     """Settings of agents; of the schedule, if nothing is said, those of the references."""
     values = config_file.read(args.config) if args.config else {}
     unknown = sorted(values.keys() - {*SETTINGS, *TrainConfig.model_fields})
     if unknown:
         raise ValueError(f"{args.config} has {unknown}: of agents {list(SETTINGS)} are known")
-    if table and commitment(args.secret) != table.commitment:
-        print("The references are committed to another --secret: a report with them leaves these results out")
     if table and not values.keys() & {"schedule", "plans"}:
         plans = {row.cell.id: row.plan for row in table.rows if part_of(row.instance)[0] == args.tier}
         values |= {"plans": {cell: plan.model_dump(mode="json") for cell, plan in plans.items() if plan}}

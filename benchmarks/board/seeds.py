@@ -18,11 +18,18 @@ WIDTH = 2**48
 """Seeds of a purpose."""
 LOCAL_SECRET = "local"
 """Of evaluations that nobody committed to: for use at home."""
+REVEALED = (LOCAL_SECRET,)
+"""What everybody may know by now: references committed to one of these are played without saying which."""
 
 
 def commitment(secret: str) -> str:
     """What is published of a secret: its SHA-256, in hex."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def known(committed: str) -> str | None:
+    """The secret that was committed to, once it is revealed."""
+    return next((secret for secret in REVEALED if commitment(secret) == committed), None)
 
 
 def public_seeds(purpose: Purpose, instance: Instance, count: int) -> list[int]:

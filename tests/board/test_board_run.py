@@ -9,7 +9,7 @@ from pathlib import Path
 
 import leaderboard
 import pytest
-from board import records, run
+from board import records, report, run, seeds
 from board.canonical import sealed
 from board.cells import Cell
 from board.entrants import entrant, entrants
@@ -146,17 +146,25 @@ def test_of_a_folder_of_runs_every_run_plays(tmp_path):
         entrants([str(tmp_path / "runs")], tmp_path / "out", {}, "mine")
 
 
-def test_the_schedule_is_that_of_the_references_if_nothing_else_is_said(tmp_path, capsys):
+def test_the_schedule_is_that_of_the_references_if_nothing_else_is_said(tmp_path):
     path, plans = references(tmp_path / "t.json", ("T1-data-00",)), {"3x2": PLAN}
     path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"plans": plans})))
-    args = Namespace(config=None, tier="T1", secret=SECRET, deterministic=False)
+    args = Namespace(config=None, tier="T1", deterministic=False)
     found = run._settings(args, records.table([path]))["plans"]
     assert list(found) == ["3x2"]
     assert plan_for({"plans": found}, CELL) == ScheduleConfig.model_validate(PLAN)
-    assert capsys.readouterr().out == ""
-    args.secret = "another"
-    run._settings(args, records.table([path]))
-    assert "committed to another --secret" in capsys.readouterr().out
+
+
+def test_hosts_follow_from_the_secret_of_the_references_once_it_is_revealed(tmp_path, capsys, monkeypatch):
+    table = records.table([references(tmp_path / "t.json", ("T1-data-00",))])
+    warning = "committed to another --secret"
+    assert run._secret(None, None) == "local"
+    assert (run._secret(None, table), warning in capsys.readouterr().out) == ("local", True)
+    assert (run._secret("another", table), warning in capsys.readouterr().out) == ("another", True)
+    assert (run._secret(SECRET, table), capsys.readouterr().out) == (SECRET, "")
+    monkeypatch.setattr(seeds, "REVEALED", ("local", SECRET))
+    assert (run._secret(None, table), capsys.readouterr().out) == (SECRET, "")
+    assert report.revealed(None, table) == SECRET
 
 
 def test_a_plan_for_every_cell():
