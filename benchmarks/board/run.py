@@ -40,7 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--without-wait", action="store_true", help="leave out what all are paired with")
     add_grid(parser)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"hosts of every job (default: {SEEDS})")
-    parser.add_argument("--secret", help="what host seeds follow from (default: the references', if revealed)")
+    parser.add_argument("--secret", help="what host seeds follow from (default: the references' own)")
     add_place(parser, Path("runs/board"))
     parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
     parser.set_defaults(main=main)
