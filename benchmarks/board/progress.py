@@ -45,11 +45,16 @@ class JobProgress:
 
     def job(self, job: Work, outcome: Outcome) -> None:
         """Take in a job that is over."""
-        self._done, self._over = self._done + 1, self._over + job.steps
-        left = self.left()
-        self._bar.update(self._task, completed=self._done, left=left)
+        left = self.count(job.steps)
         if outcome == "failed" or not self._console.is_terminal:
             self._console.print(f"{self._done}/{self._total} {job}: {WORDS[outcome]}, {left}", soft_wrap=True)
+
+    def count(self, steps: int) -> str:
+        """Take in a job of so many steps; the time that is left."""
+        self._done, self._over = self._done + 1, self._over + steps
+        left = self.left()
+        self._bar.update(self._task, completed=self._done, left=left)
+        return left
 
     @property
     def elapsed(self) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 
 from board import checks, pledge, records, submit
 from board.entries import entries
+from board.progress import JobProgress
 from board.records import EPISODES, TABLE, Record, RefusedError, Table
 from board.report import revealed
 from board.rerun import Rerun, rerun
@@ -119,18 +120,20 @@ def chosen(good: Sequence[Record], share: float, draw: int) -> list[Record]:
 def replayed(records: Sequence[Record], folder: Path, device: str) -> int:
     """Play results again; how many things are wrong."""
     wrong, gaps = 0, dict[str, list[float]]()
-    for record in records:
-        try:
-            again = rerun(record, folder, device)
-        except Exception as error:  # of values that nobody foresaw: whatever can't be played is refused
-            print(f"WRONG: {record}: can't be played again: {type(error).__name__}: {error}")
-            wrong += 1
-            continue
-        problems, bits = checks.of_rerun(record, again)
-        _say(record, again, problems, bits)
-        wrong += len(problems)
-        if not bits:
-            gaps.setdefault(record.entry, []).append(again.gap(record))
+    steps = [sum(episode.length for episode in record.episodes) for record in records]
+    with JobProgress(len(records), sum(steps)) as progress:
+        for record, own in zip(records, steps, strict=True):
+            try:
+                again = rerun(record, folder, device)
+            except Exception as error:  # of values that nobody foresaw: whatever can't be played is refused
+                print(f"WRONG: {record}: can't be played again: {type(error).__name__}: {error}")
+                wrong += 1
+                continue
+            problems, bits = checks.of_rerun(record, again)
+            _say(record, again, problems, bits, progress.count(own))
+            wrong += len(problems)
+            if not bits:
+                gaps.setdefault(record.entry, []).append(again.gap(record))
     for entry, of_jobs in gaps.items():
         for problem in checks.biased(of_jobs):
             print(f"WRONG: {entry}: {problem}")
@@ -138,7 +141,7 @@ def replayed(records: Sequence[Record], folder: Path, device: str) -> int:
     return wrong
 
 
-def _say(record: Record, again: Rerun, problems: Sequence[str], bits: bool) -> None:
+def _say(record: Record, again: Rerun, problems: Sequence[str], bits: bool, left: str) -> None:
     for problem in problems:
         print(f"WRONG: {record}: {problem}")
     if not problems:
@@ -146,4 +149,4 @@ def _say(record: Record, again: Rerun, problems: Sequence[str], bits: bool) -> N
         elsewhere = f"not bit-verified: {machines}, quality {again.gap(record):+.4f}"
         how = "to the last bit" if bits else elsewhere
         unseen = f"; {again.unseen} epochs undone by the governor not recounted" if again.unseen else ""
-        print(f"ok: {record}, {len(record.episodes)} episodes, {how}{unseen}", flush=True)
+        print(f"ok: {record}, {len(record.episodes)} episodes, {how}{unseen}; {left}", flush=True)

@@ -23,7 +23,8 @@ def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
     code, out = call(folder, capsys, "--secret", SECRET, "--share", 0.1)
     assert code == 0, out
     assert out.count("ok: ") == 2
-    assert out.count(", 2 episodes, to the last bit") == 2
+    assert out.count(", 2 episodes, to the last bit; about ") == 2
+    assert "; about 0 s left" in out
     assert "2 results, 0 things wrong: verified" in out
     code, out = call(folder, capsys, "--entry", "heuristic", "--draw", 3)
     assert (code, out.count("ok: ")) == (0, 1)
