@@ -47,6 +47,22 @@ def less_replicas(estimates: Tensor, ended: Tensor, replicas: int) -> Tensor:
     return (own - others * before).flatten(1)
 
 
+def normalized(estimates: Tensor, rounds: int, blocks: int) -> Tensor:
+    """Estimates (step, env) with mean 0 and deviation 1 in each block of environments.
+
+    What can be won differs by budgets as by tasks: normalized together, those where little is at stake would
+    hardly be learned from.
+
+    Args:
+        estimates: (step, env), the environments of each round in a row.
+        rounds: How many there are.
+        blocks: Of environments with budgets of their own, in each round.
+    """
+    parted, every = estimates.unflatten(1, (rounds, blocks, -1)), (0, 1, 3)
+    centred = parted - parted.mean(every, keepdim=True)
+    return (centred / (parted.std(every, correction=0, keepdim=True) + 1e-8)).flatten(1)
+
+
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """Share of the returns' variance that the values foresaw; NaN where there is none."""
     variance = returns.var(correction=0)

@@ -101,7 +101,7 @@ class Learner:
         self.teacher: Teacher | None = None
         """Of these environments: says what it would have played."""
         self._config, self.steps, self._seed, self._anew, self.single = config, steps, seed, anew, single
-        self.updater = Updater(policy, config, gamma, seed)
+        self.updater = Updater(policy, config, gamma, seed, envs.config.budget.blocks)
         self.scale = ReturnScale(gamma)
         self._fresh = np.ones(envs.num_envs, dtype=bool)
         self._obs: NDArray[np.float32] | None = None

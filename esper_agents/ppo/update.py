@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_agents.ppo.actions import Masks
-from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas
+from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas, normalized
 from esper_agents.ppo.distribution import Evaluated, given, walk
 from esper_agents.ppo.network import Encoded, Policy
 from esper_agents.ppo.rollout import Rollout, Sequences, sequences
@@ -48,10 +48,12 @@ class Updater:
         config: Settings.
         gamma: Discount.
         seed: Of the order of minibatches.
+        blocks: Of environments with budgets of their own, in every round.
     """
 
-    def __init__(self, policy: Policy, config: OwnPpoConfig, gamma: float, seed: int) -> None:
+    def __init__(self, policy: Policy, config: OwnPpoConfig, gamma: float, seed: int, blocks: int) -> None:
         self.policy, self._config, self._gamma = policy, config, gamma
+        self._parted = config.rounds_per_update, blocks
         self.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.updates = 0
@@ -92,7 +94,8 @@ class Updater:
         returns = raw + rollout.values
         own = raw if rollout.op_values is None else returns - rollout.op_values
         better, own = (less_replicas(each, rollout.ended, self._config.replicas) for each in (raw, own))
-        return Targets(_normalized(better), _normalized(own), returns)
+        better, own = (normalized(each, *self._parted) for each in (better, own))
+        return Targets(better, own, returns)
 
     def _parts(self, rollout: Rollout, fresh: Tensor) -> Iterator[Sequences]:
         """All minibatches of all passes; a pass counts when it begins."""
@@ -241,10 +244,6 @@ def _refuse_not_finite(figures: Figures) -> None:
     }
     if wrong:
         raise FloatingPointError(f"an update of esper_ppo is not finite: {wrong}; its weights were kept")
-
-
-def _normalized(values: Tensor) -> Tensor:
-    return (values - values.mean()) / (values.std(correction=0) + 1e-8)
 
 
 def _divergence(logs: Tensor) -> Tensor:

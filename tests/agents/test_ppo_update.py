@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.buffers import RolloutBuffer
 from test_ppo_distribution import LAYOUT, MODEL, SIZE, encoded, heads, legal_actions, masks
 
-from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas
+from esper_agents.ppo.advantage import advantages, explained_variance, less_replicas, normalized
 from esper_agents.ppo.build import make_learner
 from esper_agents.ppo.distribution import given, walk
 from esper_agents.ppo.learner import ReturnScale
@@ -248,3 +248,31 @@ def test_replicas_begin_alike_and_differ_by_what_they_draw():
     assert torch.equal(rollout.obs[0, 2], rollout.obs[0, 3])
     assert not torch.equal(rollout.actions[:, 0], rollout.actions[:, 1])
     assert own.learn(rollout, np.ones(4, dtype=bool))["train/gradient_steps"] > 0
+
+
+def test_estimates_are_normalized_under_each_budget_apart():
+    """Two rounds of two blocks of three environments: 0 to 2 and 6 to 8 are one block, the rest the other."""
+    torch.manual_seed(0)
+    estimates = torch.randn(5, 12)
+    first, second = [0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]
+    estimates[:, second] = 40 + 100 * estimates[:, second]
+    found = normalized(estimates, rounds=2, blocks=2).numpy()
+    for block in (first, second):
+        own = estimates[:, block].numpy().astype(np.float64)
+        np.testing.assert_allclose(found[:, block], (own - own.mean()) / own.std(), rtol=1e-4, atol=1e-5)
+    together = normalized(estimates, rounds=1, blocks=1)
+    torch.testing.assert_close(together, (estimates - estimates.mean()) / estimates.std(correction=0))
+
+
+def test_an_update_knows_how_many_blocks_and_rounds_there_are(monkeypatch):
+    from esper_agents.ppo import update
+
+    asked, compute = [], [0.5, 2.0]
+    monkeypatch.setattr(update, "normalized", lambda *args: asked.append(args[1:]) or normalized(*args))
+    envs = EsperVectorEnv(
+        4, "micro", engine="null", horizon=4, compute_budget=compute, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    own = make_learner(envs, OwnPpoConfig(memory_size=8, hidden_size=8, rounds_per_update=3), seed=1)
+    for _ in range(3):
+        own.round()
+    assert asked == [(3, 2)] * 2
