@@ -62,11 +62,16 @@ def evaluation_envs(config: TrainConfig, world: World) -> int:
 
 
 def evaluable(worlds: Curriculum) -> None:
-    """Refuse early what an instance could not be played or evaluated with.
+    """Refuse early what instances could not be played, learned from or evaluated with.
 
     Raises:
         ValueError: see `evaluation_envs` and `Teacher`; or hosts played several times under several budgets.
     """
+    blocks = [world.envs.config.budget.blocks for world in worlds.worlds]
+    if worlds.configs[0].algo == "esper_ppo" and len(set(blocks)) > 1:
+        raise ValueError(
+            f"instances have {blocks} blocks of environments with their own budgets: one number is required"
+        )
     for config, world in zip(worlds.configs, worlds.worlds, strict=True):
         evaluation_envs(config, world)
         alike = world.envs.num_envs // world.envs.config.budget.blocks

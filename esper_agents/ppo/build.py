@@ -28,8 +28,8 @@ def make_learner(envs: EsperVectorEnv, config: OwnPpoConfig, seed: int) -> Learn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = esper_policy(envs, config)
-    gamma = envs.metadata["gamma"]
-    return Learner(envs, policy, config, gamma, steps=envs.config.horizon, seed=seed)
+    game, gamma = envs.config, envs.metadata["gamma"]
+    return Learner(envs, policy, config, gamma, game.horizon, seed, blocks=game.budget.blocks)
 
 
 def esper_policy(envs: EsperVectorEnv, config: OwnPpoConfig) -> Policy:

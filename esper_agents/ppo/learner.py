@@ -79,6 +79,7 @@ class Learner:
         anew: Whether every rollout begins new episodes, seeded by the rollout's number: then nothing of the
             environments has to be kept to continue a run exactly. Otherwise episodes go on.
         single: Whether the environment wants one number for an action, not a row of heads.
+        blocks: Of environments, all of one size, with budgets of their own.
 
     Raises:
         ValueError: Another autoreset mode, or replicas that don't divide the environments or whose episodes
@@ -95,13 +96,14 @@ class Learner:
         seed: int,
         anew: bool = True,
         single: bool = False,
+        blocks: int = 1,
     ) -> None:
         _refuse(envs, config.replicas, anew)
         self.envs, self.policy, self.rounds = envs, policy, 0
         self.teacher: Teacher | None = None
         """Of these environments: says what it would have played."""
         self._config, self.steps, self._seed, self._anew, self.single = config, steps, seed, anew, single
-        self.updater = Updater(policy, config, gamma, seed, envs.config.budget.blocks)
+        self.updater = Updater(policy, config, gamma, seed, blocks)
         self.scale = ReturnScale(gamma)
         self._fresh = np.ones(envs.num_envs, dtype=bool)
         self._obs: NDArray[np.float32] | None = None

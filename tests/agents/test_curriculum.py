@@ -218,6 +218,14 @@ def test_a_host_is_not_held_against_itself_under_another_budget(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_instances_of_different_numbers_of_budgets_are_refused(tmp_path):
+    several = [{"overrides": {"budget.params": own}} for own in ([1.5, 3], 2)]
+    for check in (dry_run, train):
+        with pytest.raises(ValueError, match=r"instances have \[2, 1\] blocks .*: one number is required"):
+            check(build({**SMALL, "algo": "esper_ppo", "instances": several, "logdir": str(tmp_path)}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_makes_the_update_that_it_says(monkeypatch):
     from esper_agents.ppo.update import Updater
 
