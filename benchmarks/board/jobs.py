@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import signal
 import threading
 import time
 import traceback
@@ -209,8 +210,12 @@ def _one_thread() -> None:
 
 
 def _begin(parent: int) -> None:
-    """In a process of the pool: it does not outlive who asked for it, however that one ends."""
+    """In a process of the pool: it does not outlive who asked for it, however that one ends.
+
+    Ctrl-C ends it at once: taken for the error of a job, the next one in line would be begun.
+    """
     _one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

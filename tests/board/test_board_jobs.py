@@ -4,10 +4,12 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,6 +219,43 @@ def test_processes_do_not_outlive_who_asked_for_them():
     while _lives(worker):
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from board import jobs
+from test_board_jobs import Slow, job
+todo = [Slow(**dict(job("wait", (seed,)))) for seed in range(12)]
+jobs.run(todo, Path(sys.argv[1]), 2, lambda job, outcome: None)
+"""
+
+
+class Slow(Job):
+    """A job that says that it has begun, and takes its time."""
+
+    def work(self, results):
+        (results / f"begun-{self.seeds[0]}").touch()
+        time.sleep(300)
+        return {}
+
+
+def test_ctrl_c_ends_all_processes_and_begins_no_further_job(tmp_path):
+    path = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", STOPPED, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True, stderr=subprocess.PIPE
+    ) as run:
+        until = time.monotonic() + 120
+        while len(list(tmp_path.glob("begun-*"))) < 2:
+            assert time.monotonic() < until
+            assert run.poll() is None, run.stderr.read().decode()
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        assert b"KeyboardInterrupt" in run.communicate(timeout=60)[1]
+    assert len(list(tmp_path.glob("begun-*"))) == 2
+    assert not list(tmp_path.rglob(jobs.ERROR))
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
