@@ -122,6 +122,7 @@ class EsperVectorEnv(QueriedVectorEnv):
     @own_modes()
     def _build(self) -> None:
         config, num_envs = self.config, self.num_envs
+        params, compute = (config.budget.of_each(name, num_envs) for name in ("params", "compute"))
         setup = prepare(config.host, config.task, config.engine, config.horizon)
         self._engine = build_engine(num_envs, setup)
         self.facts, self.provenance, self._setup = setup.facts, setup.provenance, setup
@@ -142,8 +143,8 @@ class EsperVectorEnv(QueriedVectorEnv):
             self.facts,
             setup.epoch_size,
             horizon=config.horizon,
-            params=config.budget.of_each("params", num_envs),
-            compute=config.budget.of_each("compute", num_envs),
+            params=params,
+            compute=compute,
             max_steps=config.max_episode_steps,
             max_panics=config.governor.max_panics,
         )
@@ -296,5 +297,4 @@ class EsperVectorEnv(QueriedVectorEnv):
 
     def _refuse_illegal(self, actions: Actions, valid: Bools) -> None:
         if self.strict_actions and not valid.all():
-            env = int(np.flatnonzero(~valid)[0])
-            raise ValueError(self._masks.refusal(actions, env, self._state.slots, self.facts))
+            raise ValueError(self._masks.refusal(actions, int(valid.argmin()), self._state.slots, self.facts))

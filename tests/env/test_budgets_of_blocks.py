@@ -57,3 +57,8 @@ def test_blocks_are_of_equal_size() -> None:
         gym.make("EsperMicro-v0", engine="null", param_budget=[1, 2])
     with pytest.raises(ValueError, match="param_budget"):
         make(2, [0.5, 2], None)
+
+
+def test_budgets_that_cannot_be_shared_out_are_refused_before_data_are_looked_for(tmp_path):
+    with pytest.raises(ValueError, match="is no multiple of 2"):
+        EsperVectorEnv(3, "cifar", data="folder:nowhere", data_dir=str(tmp_path), param_budget=[1.5, 3])
