@@ -8,6 +8,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,17 @@ def read_record(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"{path} is damaged: {damaged} fails its checksum")
-            record: dict[str, Any] = json.loads(archive.read(RECORD))
-            return record
-    except (zipfile.BadZipFile, KeyError) as error:
+            record = json.loads(archive.read(RECORD))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        RuntimeError,
+    ) as error:  # the last: it asks for a password
         raise ValueError(f"{path} is not a checkpoint of a training run: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ValueError(f"{path} is not a checkpoint of a training run: its {RECORD} has no config")
+    return record
 
 
 def to_play(path: Path) -> bytes:

@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--algos", nargs="+", choices=ALGOS, default=ALGOS)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 310)))
     parser.add_argument("--steps", type=int, default=30_000, help="on networks that train, of each run")
-    parser.add_argument("--references", type=Path, nargs="+", default=[records.TABLE], help="with schedules")
+    parser.add_argument("--references", type=Path, nargs="+", default=records.TABLES, help="with schedules")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(arguments)
     plans = teachers(args.references) if "esper_ppo" in args.algos else []

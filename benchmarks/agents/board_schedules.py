@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Tune, and write the best plan for every pair of budgets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/board_schedules"))
-    parser.add_argument("--references", type=Path, nargs="+", default=[records.TABLE], help="with schedules")
+    parser.add_argument("--references", type=Path, nargs="+", default=records.TABLES, help="with schedules")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     args = parser.parse_args(arguments)
     plans = [ScheduleConfig.model_validate(plan) for plan in teachers(args.references)]

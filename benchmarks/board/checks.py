@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,21 +13,22 @@ from board.instances import environment_version, find
 from board.records import Record, RefusedError, Table
 from board.report import refuse_foreign
 from board.rerun import Rerun, differing
+from board.runs import unlike
 from board.score import TRAIN
 from esper_agents import checkpoint
 from esper_agents.baselines import BASELINES
 
 POINT = 0.01
 """How far mean test quality may be from what was reported, on another machine."""
+EPOCH = 0.15
+"""How far validation quality after an epoch may be from it, for one host; / sqrt(n) for the mean of n."""
 SAME = 0.9
 """Share of the steps in which an agent has to choose the recorded action, on another machine."""
 LEAST_BIAS, MOST_ERRORS = 0.002, 3
 """Mean difference of all jobs played again that is nothing, and how many standard errors are still chance."""
-OF_A_RUN = ("seed", "logdir", "start_from")
-"""What training runs of one entry may differ in."""
 ROUNDING = 1e-6
 """Relative difference of FLOPs."""
-RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "rules")
+RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "most_params", "rules")
 COSTS = ("param_ratio", "flops", "flops_ratio", "epoch_flops")
 """Figures that follow from the rules, on every machine."""
 
@@ -83,7 +83,7 @@ def _agent(record: Record, results: Path) -> Iterator[str]:
 def _training(record: Record, path: Path) -> Iterator[str]:
     try:
         trained = checkpoint.read_record(path)["config"]
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         yield f"checkpoint can't be read: {error}"
         return
     for name, reported in (("algo", record.agent.algo), ("seed", record.training_seed)):
@@ -92,18 +92,13 @@ def _training(record: Record, path: Path) -> Iterator[str]:
 
 
 def trained_apart(records: Sequence[Record], results: Path) -> list[str]:
-    """Entries whose checkpoints were trained in other ways, where only the seed and folders may differ."""
-    first: dict[tuple[str, str], dict[str, Any]] = {}
-    found = []
-    for record in {(each.entry, each.training_seed): each for each in records}.values():
+    """Entries whose checkpoints are not runs of one recipe, or not runs of their own."""
+    named: dict[tuple[str, str], dict[int | None, Path]] = {}
+    for record in records:
         if record.agent.checkpoint is not None:
-            config = checkpoint.read_record(results / record.agent.checkpoint.path)["config"]
-            own = {name: value for name, value in config.items() if name not in OF_A_RUN}
-            was = first.setdefault((record.entry, part_of(record.instance)[0]), own)
-            other = sorted(name for name in {*own, *was} if own.get(name) != was.get(name))
-            if other:
-                found.append(f"{record.entry}: training seed {record.training_seed} has other {other}")
-    return found
+            name = record.entry, part_of(record.instance)[0]
+            named.setdefault(name, {})[record.training_seed] = results / record.agent.checkpoint.path
+    return [f"{entry}: {what}" for (entry, _), of in named.items() for what in unlike(of)]
 
 
 def _limits(record: Record) -> Iterator[str]:
@@ -111,8 +106,10 @@ def _limits(record: Record) -> Iterator[str]:
     horizon = find(record.instance).horizon
     for episode in record.episodes:
         seed = f"host seed {episode.seed}"
-        if episode.param_ratio > record.cell.params:
-            yield f"{seed}: {episode.param_ratio:.3f}x parameters, {record.cell.params:g}x is the most"
+        sizes = (episode.param_ratio, episode.most_ratio)
+        large = [size for size in sizes if size > record.cell.params * (1 + ROUNDING)]
+        if large:
+            yield f"{seed}: {large[0]:.3f}x parameters, {record.cell.params:g}x is the most"
         if episode.length > horizon:
             yield f"{seed}: {episode.length} epochs, {horizon} is the most"
         if episode.length > 1 and episode.epoch_flops[-2] >= record.cell.compute:
@@ -162,9 +159,27 @@ def _roughly(record: Record, again: Rerun) -> Iterator[str]:
         gap = _mean(found) - _mean(was)
         if not abs(gap) <= POINT:
             yield f"mean {name} {_mean(was):.4f} was reported, played again it is {gap:+.4f} from that"
+    yield from _other_curve(record, again)
     for share, where in ((again.same, "the steps"), (again.same_acts, "the steps in which it acted")):
         if share < SAME:
             yield f"the agent chooses the recorded action in {share:.0%} of {where}, not in {SAME:.0%}"
+
+
+def _other_curve(record: Record, again: Rerun) -> Iterator[str]:
+    """Whether validation quality, by which targets are reached, went another way: epoch by epoch."""
+    gaps: dict[int, list[float]] = {}
+    for episode, now in zip(record.episodes, again.episodes, strict=True):
+        for epoch, (was, here) in enumerate(zip(episode.val_quality, now["val_quality"], strict=False), 1):
+            gaps.setdefault(epoch, []).append((here or 0.0) - (was or 0.0))
+    means = {epoch: float(np.mean(each)) for epoch, each in gaps.items()}
+    far = [epoch for epoch, mean in means.items() if abs(mean) > EPOCH / math.sqrt(len(gaps[epoch]))]
+    if far:
+        at = (
+            f"after epoch {far[0]}, and after {len(far) - 1} more"
+            if len(far) > 1
+            else f"after epoch {far[0]}"
+        )
+        yield f"mean val_quality {at}, is {means[far[0]]:+.4f} from what was reported when played again"
 
 
 def biased(gaps: Sequence[float]) -> list[str]:
@@ -193,33 +208,39 @@ def _mean(figures: Sequence[float | Sequence[float | None]]) -> float:
 
 def _counted(record: Record, again: Rerun) -> Iterator[str]:
     """On every machine: what was counted anew."""
-    for episode, params, flops in zip(record.episodes, again.params, again.flops, strict=True):
+    counted = zip(record.episodes, again.params, again.most_params, again.flops, strict=True)
+    for episode, params, most, flops in counted:
         seed = f"host seed {episode.seed}"
         if episode.params != params:
             yield f"{seed}: {episode.params} parameters are reported, counted anew there are {params}"
+        if episode.most_params != most:
+            yield f"{seed}: {episode.most_params} parameters at most are reported, counted anew {most}"
         if abs(episode.flops - flops) > ROUNDING * flops:
             yield f"{seed}: {episode.flops:.6g} FLOPs are reported, counted anew there are {flops:.6g}"
 
 
 def absent(records: Sequence[Record], table: Table) -> list[str]:
     """What of the held-out instances of its tiers an entry has not played: jobs, and host seeds."""
+    tiers: dict[str, list[Record]] = {}
+    for record in records:
+        tiers.setdefault(part_of(record.instance)[0], []).append(record)
+    return [problem for tier, own in tiers.items() for problem in _absent(tier, own, table)]
+
+
+def _absent(tier: str, records: Sequence[Record], table: Table) -> Iterator[str]:
     done = {(each.instance, each.cell, each.training_seed): _seeds(each) for each in records}
-    tiers = {part_of(each.instance)[0] for each in records}
-    runs = {each.training_seed for each in records}
-    found, counts = [], set()
+    runs, counts = {each.training_seed for each in records}, set[int]()
     for row in table.rows:
-        tier, part = part_of(row.instance)
-        if not row.admitted or part == TRAIN or tier not in tiers:
+        if not row.admitted or part_of(row.instance)[0] != tier or part_of(row.instance)[1] == TRAIN:
             continue
         seeds = {done.get((row.instance, row.cell, run), frozenset()) for run in runs}
         counts |= {len(each) for each in seeds if each}
         if frozenset() in seeds:
-            found.append(f"{row.instance} ({row.cell.id}) was not played by every training run")
+            yield f"{row.instance} ({row.cell.id}) was not played by every training run"
         elif len(seeds) > 1:
-            found.append(f"{row.instance} ({row.cell.id}) was played from other host seeds by other runs")
+            yield f"{row.instance} ({row.cell.id}) was played from other host seeds by other runs"
     if len(counts) > 1:
-        found.append(f"instances were played from {sorted(counts)} host seeds: from as many everywhere")
-    return found
+        yield f"instances of {tier} were played from {sorted(counts)} host seeds: from as many everywhere"
 
 
 def _seeds(record: Record) -> frozenset[int]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from board.cells import Cell
 from board.oracle import player
 from board.plans import fitted, plan_for
+from board.runs import unlike
 from esper_agents import checkpoint
 from esper_agents.agent import Agent
 from esper_agents.baselines import BASELINES, baseline
@@ -135,8 +136,9 @@ def entrants(
     """All that are named, each once; of a folder of runs every run.
 
     Raises:
-        ValueError: a name that means nothing, two runs of an entry with the same training seed, or an entry
-            of several agents, which no report would take.
+        ValueError: a name that means nothing, two runs of an entry with the same training seed, runs that are
+            not of one recipe, such as one that is half trained, or an entry of several agents, which no
+            report would take.
     """
     found = [entrant(each, out, settings, entry) for name in names for each in _runs(name)]
     keys = [(each.entry, each.training_seed) for each in found]
@@ -149,6 +151,10 @@ def entrants(
             raise ValueError(
                 f"entry {name!r} would be {algos}: one agent is required, and not a baseline's name"
             )
+        own = {each.training_seed: each.agent.checkpoint for each in found if each.entry == name}
+        apart = unlike({seed: out / file.path for seed, file in own.items() if file})
+        if apart:
+            raise ValueError(f"entry {name!r}: {'; '.join(apart)}: runs of one recipe are required")
     return found
 
 

@@ -31,6 +31,10 @@ class Entry:
     name: str
     records: list[Record]
 
+    def within(self, tier: str) -> "Entry":
+        """What it played of a tier: in each an entry may have training runs of its own."""
+        return Entry(self.name, [each for each in self.records if part_of(each.instance)[0] == tier])
+
     @cached_property
     def episodes(self) -> dict[tuple[str, Cell, int | None, int], Episode]:
         """(instance, cell, training seed, host seed) -> episode."""

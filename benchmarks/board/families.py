@@ -172,8 +172,8 @@ T2: dict[str, tuple[tuple[str, Family], ...]] = {
     "train": (("cifar", WIDE),),
     "seeds": (("cifar", WIDE),),
     "data": (("cifar", REAL),),
-    "impairment": (("cifar", {**REAL, "host.name": "impaired", "host.slots": None}),),
-    "reach": (("cifar", {**REAL, "horizon": 60}),),
+    "impairment": (("cifar", {**WIDE, "host.name": "impaired", "host.slots": None}),),
+    "reach": (("cifar", {**WIDE, "horizon": 60}),),
     "modality": (
         ("stories", STORIES),
         ("stories", LARGER),

@@ -63,13 +63,15 @@ def collected(table: Table, entries: Mapping[str, Entry], grid: Grid) -> list[Fi
     """Every group in turn: the instances, each entry's figures, and what of an entry is missing."""
     found = []
     for group in groups(table):
-        missing = {name: grid.missing(entry, group) for name, entry in entries.items()}
-        played = {name: Pairs(entry, group, grid) for name, entry in entries.items() if not missing[name]}
+        within = {name: entry.within(group.tier) for name, entry in entries.items()}
+        own = {name: entry for name, entry in within.items() if entry.records}
+        missing = {name: grid.missing(entry, group) for name, entry in own.items()}
+        played = {name: Pairs(entry, group, grid) for name, entry in own.items() if not missing[name]}
         scores = {name: pairs.over_cells(lambda pair: pair.score) for name, pairs in played.items()}
         rows = {
             name: _figures(pairs, scores[name])
-            | _spent(entries[name], group)
-            | {"algo": entries[name].records[0].agent.algo}
+            | _spent(own[name], group)
+            | {"algo": own[name].records[0].agent.algo}
             | {"against": _against(name, scores), "profile": _profile(scores[name])}
             for name, pairs in played.items()
         }
@@ -80,9 +82,7 @@ def collected(table: Table, entries: Mapping[str, Entry], grid: Grid) -> list[Fi
                 "instances": list(group.rows),
                 "cells": sum(map(len, group.rows.values())),
                 "entries": rows,
-                "missing": {
-                    name: of for name, of in missing.items() if of and _touched(entries[name], group)
-                },
+                "missing": {name: of for name, of in missing.items() if of and _touched(own[name], group)},
             }
         )
     return found
@@ -99,6 +99,7 @@ def _figures(pairs: Pairs, score: Floats) -> Figures:
     counted = {
         "quality": lambda pair: pair.episode.quality,
         "param_ratio": lambda pair: pair.episode.param_ratio,
+        "most_ratio": lambda pair: pair.episode.most_ratio,
         "flops_ratio": lambda pair: pair.episode.flops_ratio,
         "rollbacks": lambda pair: pair.episode.rollbacks,
         "pruned": lambda pair: pair.episode.pruned,
@@ -115,7 +116,7 @@ def _figures(pairs: Pairs, score: Floats) -> Figures:
         "invalid_share": float(pairs.each(lambda pair: pair.episode.invalid).sum() / steps.sum()),
         **{name: float(pairs.each(of).mean()) for name, of in counted.items()},
         "target": _targets(pairs),
-        "each": {"score": score.tolist()},
+        "each": {"score": score.tolist(), "harm": [_share(of[None]) for of in harm]},
     }
 
 
@@ -151,6 +152,7 @@ def _against(name: str, scores: Mapping[str, Floats]) -> Figures:
         ends = improvement_interval(ours, theirs) if 0 < better < 1 else (np.nan, np.nan)
         found[rival] = {
             "gap": with_interval(gap),
+            "gap_each": [with_interval(of[None]) for of in gap],
             "gap_iqm": with_interval(gap, iqm),
             "better": plain([better, *ends]),
         }

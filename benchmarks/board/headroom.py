@@ -11,7 +11,7 @@ from stories_report import markdown
 from board import figures, plots, records
 from board.cells import Cell
 from board.entries import part_of
-from board.records import TABLE, Table
+from board.records import TABLES, Table
 from board.tables import MISSING
 
 ORDER = ("static", "static_large", "random", "heuristic", "schedule", "oracle")
@@ -22,7 +22,7 @@ QUARTILES = (0, 25, 50, 75, 100)
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The command `headroom`."""
     parser = subparsers.add_parser("headroom", help=__doc__, description=__doc__)
-    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=TABLES, help="tables of references")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/leaderboard/headroom.md"), help="Markdown file"
     )

@@ -189,6 +189,10 @@ def _in_processes(todo: Sequence[W], out: Path, workers: int, over: Callable[[W,
         over(job, "played")
         left.remove(job)
     died = [job for job in left if _unfinished(job, out)]
+    if len(died) > 1:  # one may have taken the others down: each again, by itself
+        for job in died:
+            _in_processes([job], out, 1, over)
+        return [job for job in left if job not in died]
     for job in died if died else left:  # to try all again might go on for ever
         (out / job.name).mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomic(out / job.name / ERROR, b"The process died: killed, or out of memory.\n")
@@ -212,10 +216,12 @@ def _one_thread() -> None:
 def _begin(parent: int) -> None:
     """In a process of the pool: it does not outlive who asked for it, however that one ends.
 
-    Ctrl-C ends it at once: taken for the error of a job, the next one in line would be begun.
+    Ctrl-C ends it at once: taken for the error of a job, the next one in line would be begun. Where it is
+    ignored, as in the background of a shell, it stays so.
     """
     _one_thread()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -1,8 +1,8 @@
-"""`leaderboard.py pledge`: the digests of an entry's checkpoints, to be published before the secret is.
+"""`leaderboard.py pledge`: the digest of an entry's agents, to be published before the secret is.
 
 Host seeds follow from a secret that nobody knows until entries are pledged. Whoever then reveals it lets
-everybody play, and `verify --pledge` refuses checkpoints that were not pledged: nobody can have chosen among
-agents by the hosts that these are judged on.
+everybody play; `verify --pledge` refuses agents that were not pledged, and `report --pledges` says whose
+were: nobody can have chosen among these by the hosts that they are judged on.
 """
 
 import argparse
@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from board.canonical import sealed
-from board.entrants import NAME, entrants
+from board.canonical import content_hash, sealed
+from board.entrants import NAME, AgentSpec, entrants
 from board.instances import environment_version
 from board.records import Record, RefusedError
+from board.run import settings
 from esper_agents import checkpoint
 
 VERSION = 1
@@ -22,24 +23,29 @@ VERSION = 1
 
 
 class Pledge(BaseModel):
-    """Which checkpoints an entry consists of."""
+    """Which agents an entry consists of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = VERSION
     entry: str = Field(pattern=NAME)
     environment_version: str = Field(default_factory=environment_version)
-    deterministic: bool
-    checkpoints: dict[str, str]
-    """Training seed -> SHA-256 of its checkpoint, without what only more training needs, in hex."""
+    agents: dict[str, str]
+    """Training seed ("None" of what is not trained) -> `digest` of the agent."""
     sha256: str = ""
+
+
+def digest(agent: AgentSpec) -> str:
+    """SHA-256, in hex, of all that plays: algorithm, settings and checkpoint, wherever that lies."""
+    return content_hash(agent.model_dump(mode="json", exclude={"checkpoint": {"path"}}))
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The command `pledge`."""
     parser = subparsers.add_parser("pledge", help=__doc__.partition("\n")[0], description=__doc__)
-    parser.add_argument("--agents", nargs="+", required=True, metavar="RUN", help="runs, or folders of them")
+    parser.add_argument("--agents", nargs="+", required=True, metavar="AGENT", help="as `run` takes them")
     parser.add_argument("--entry", required=True, help="what tables will call them")
+    parser.add_argument("--config", type=Path, help="as `run` takes it")
     parser.add_argument("--deterministic", action="store_true", help="they will play what is likeliest")
     parser.add_argument("--out", type=Path, help="file (default: ENTRY.pledge.json)")
     parser.add_argument("--results", type=Path, default=Path("runs/board"), help="where `run` will write")
@@ -48,14 +54,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main(args: argparse.Namespace) -> int:
     """Write the digests."""
-    who = entrants(args.agents, args.results, {"deterministic": args.deterministic}, args.entry)
-    digests = {str(each.training_seed): each.agent.checkpoint.sha256 for each in who if each.agent.checkpoint}
-    if len(digests) < len(who):
-        raise ValueError(f"--agents {args.agents}: checkpoints alone are pledged, baselines are known")
-    values = Pledge(entry=args.entry, deterministic=args.deterministic, checkpoints=digests).model_dump()
+    who = entrants(args.agents, args.results, settings(args, None), args.entry)
+    if any(each.agent.checkpoint is None and each.agent.config is None for each in who):
+        raise ValueError(f"--agents {args.agents}: a baseline without --config is known, and never chosen")
+    digests = {str(each.training_seed): digest(each.agent) for each in who}
+    values = Pledge(entry=args.entry, agents=digests).model_dump()
     out = args.out or Path(f"{args.entry}.pledge.json")
     checkpoint.write_json(out, sealed(values))
-    print(f"{out}: {len(digests)} checkpoints of {args.entry!r}")
+    print(f"{out}: {len(digests)} agents of {args.entry!r}")
     return 0
 
 
@@ -79,16 +85,14 @@ def broken(pledge: Pledge, records: Sequence[Record]) -> list[str]:
     own = [record for record in records if record.entry == pledge.entry]
     if not own:
         return [f"{pledge.entry}: was pledged, and played nothing"]
-    found = set()
-    for record in own:
-        config, file = record.agent.config or {}, record.agent.checkpoint
-        if file is None or pledge.checkpoints.get(str(record.training_seed)) != file.sha256:
-            found.add(f"{pledge.entry}: training seed {record.training_seed} is not the checkpoint pledged")
-        if bool(config.get("deterministic")) != pledge.deterministic:
-            found.add(f"{pledge.entry}: deterministic={pledge.deterministic} was pledged")
-    played = {str(record.training_seed) for record in own}
-    found |= {
+    played = {str(record.training_seed): digest(record.agent) for record in own}
+    found = [
+        f"{pledge.entry}: training seed {seed} is not the agent pledged: algorithm, settings and checkpoint"
+        for seed, agent in played.items()
+        if pledge.agents.get(seed) != agent
+    ]
+    return found + [
         f"{pledge.entry}: training seed {seed} was pledged, and played nothing"
-        for seed in pledge.checkpoints.keys() - played
-    }
-    return sorted(found)
+        for seed in pledge.agents
+        if seed not in played
+    ]

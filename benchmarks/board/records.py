@@ -5,6 +5,7 @@ thoughtless edits; who also writes the digest anew is found by `verify`, which p
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Self, TypeVar
@@ -14,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from board.canonical import content_hash, sealed
 from board.cells import Cell
 from board.entrants import NAME, AgentSpec
+from board.hardware import BITS
 from board.play import EPISODES, RECORD_VERSION
 from esper_agents.baselines.schedule import ScheduleConfig
 
-TABLE = Path(__file__).with_name("references_v1.json")
-"""The references that are shipped."""
+TABLES = sorted(Path(__file__).parent.glob("references_v1*.json"))
+"""The references that are shipped, a file a tier."""
 TABLE_VERSION = 1
 """Form of that file."""
 
@@ -48,11 +50,9 @@ class Hardware(_Model):
     kernels: Word
 
     def same_bits(self, other: "Hardware") -> bool:
-        """Whether the same bits can be asked for: CPU model, GPU, threads, torch and kernels are the same."""
+        """Whether the same bits can be asked for: all that decides them is the same (see `hardware.BITS`)."""
         mine, theirs = (each.model_dump() for each in (self, other))
-        return all(
-            mine.get(name) == theirs.get(name) for name in ("cpu", "gpu", "threads", "torch", "kernels")
-        )
+        return all(mine.get(name) == theirs.get(name) for name in BITS)
 
     def __str__(self) -> str:
         """For people."""
@@ -71,12 +71,15 @@ class Episode(_Model):
     total_reward: float
     quality: float = Field(ge=0, le=1)
     """Of the harvested network on the test split: accuracy, or 1 - loss / ln(vocabulary)."""
-    val_quality: list[float | None]
-    """After every epoch, before any harvest."""
+    val_quality: list[Annotated[float, Field(le=1)] | None]
+    """After every epoch, before any harvest; None where it was not a number."""
     epoch_flops: list[Share]
     """Training FLOPs so far after every epoch, as a share of the static host's whole run."""
     param_ratio: Share
     params: Count
+    """Of the harvested network."""
+    most_params: Count
+    """At any time: modules on trial, and gates, count."""
     flops_ratio: Share
     flops: Share
     rollbacks: Count
@@ -91,6 +94,11 @@ class Episode(_Model):
     """The same without rewards and observations, in which the last bits of a machine show."""
     state: str
     """SHA-256 of the whole state after the last step."""
+
+    @property
+    def most_ratio(self) -> float:
+        """Most parameters at any time, as a multiple of the static host's."""
+        return self.most_params * self.param_ratio / self.params if self.params else math.inf
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -1,10 +1,11 @@
 """Parameters and FLOPs counted anew, apart from the environment's ledger, while a trace is played again.
 
-Parameters: of the network that `export` hands over at the end of an episode, tensor by tensor. FLOPs: of
-every epoch, by torch's own counter (`torch.utils.flop_counter`) over a real forward and backward pass of a
-network of the same form on two samples. Which form an epoch had is read from the observation: stage,
-blueprint, style and direction of the ramp of every slot. Where the governor went back, the modules that
-trained are no longer seen: what the ledger says of such an epoch is taken over, and `unseen` counts them.
+Parameters: of the network that `export` hands over at the end of an episode, tensor by tensor, and the most
+after any step, of branches and gates built anew. FLOPs: of every epoch, by torch's own counter
+(`torch.utils.flop_counter`) over a real forward and backward pass of a network of the same form on two
+samples. Which form an epoch had is read from the observation: stage, blueprint, style and direction of the
+ramp of every slot. Where the governor went back, the modules that trained are no longer seen: what the ledger
+says of such an epoch is taken over, and `unseen` counts them.
 
 torch's counter takes the weight gradient of a grouped convolution for a dense one, so that formula is
 replaced; attention runs in plain products, because it does not know the kernels of a CPU.
@@ -38,12 +39,17 @@ class Held:
 
     blueprint: int
     style: int
-    isolated: bool
+    stage: int
     frozen: bool
+
+    @property
+    def gated(self) -> bool:
+        """Whether it has a gate, which blending begins with."""
+        return self.style == Style.GATED and self.stage > Stage.TRAINING
 
 
 Form = tuple[Held | None, ...]
-"""By slot; None for what takes no part."""
+"""By slot; None for an empty one."""
 
 
 class Recount:
@@ -58,12 +64,15 @@ class Recount:
         engine = config.engine.model_copy(update={"name": "null"})
         self._setup = prepare(config.host, config.task, engine, config.horizon)
         self._cost = lru_cache(maxsize=None)(lambda form: training_flops(self._setup, form))
+        self._size = lru_cache(maxsize=None)(lambda form: parameters(self._setup, form))
         self._ledger, self._panics = np.zeros(envs.num_envs), np.ones(envs.num_envs)
         self._ended: set[int] = set()
         self.flops = np.zeros(envs.num_envs)
         """(env,): on training, from the first epoch to the last."""
         self.params = np.zeros(envs.num_envs, dtype=np.int64)
         """(env,): of the harvested network; 0 until an episode has ended."""
+        self.most_params = np.zeros(envs.num_envs, dtype=np.int64)
+        """(env,): after any step, modules on trial and gates included."""
         self.unseen = np.zeros(envs.num_envs, dtype=np.int64)
         """(env,): epochs that the governor undid."""
 
@@ -72,11 +81,13 @@ class Recount:
         ledger = self._envs.ledger()["train_flops"]
         panics = step.obs[:, self._envs.features["panics_left"]][:, 0]
         for env in set(range(self._envs.num_envs)) - self._ended:
+            form = self._form(step.obs[env])
+            self.most_params[env] = max(self.most_params[env], self._size(form))
             if panics[env] < self._panics[env]:
                 self.unseen[env] += 1
                 self.flops[env] += ledger[env] - self._ledger[env]
             else:
-                self.flops[env] += self._cost(self._form(step.obs[env])) * self._setup.epoch_size
+                self.flops[env] += self._cost(form) * self._setup.epoch_size
             if step.ended[env]:
                 self._ended.add(env)
                 network = self._envs.export(env)
@@ -84,7 +95,7 @@ class Recount:
         self._ledger, self._panics = ledger, panics
 
     def _form(self, obs: np.ndarray[Any, np.dtype[np.float32]]) -> Form:
-        """What trained in the epoch after which this was seen."""
+        """What was there in the epoch after which this was seen."""
         return tuple(self._held(obs, f"slot{slot}.") for slot in range(self._envs.facts.num_slots))
 
     def _held(self, obs: np.ndarray[Any, np.dtype[np.float32]], slot: str) -> Held | None:
@@ -92,10 +103,21 @@ class Recount:
             obs[self._envs.features[slot + name]] for name in ("stage", "blueprint", "style", "ramp")
         )
         now = int(stage.argmax()) + Stage.GERMINATED if stage.any() else Stage.DORMANT
-        if not Stage.TRAINING <= now <= Stage.FOSSILIZED:
+        if not Stage.GERMINATED <= now <= Stage.FOSSILIZED:
             return None
-        frozen = bool(ramp[_DOWN])
-        return Held(int(blueprint.argmax()), int(style.argmax()), now == Stage.TRAINING, frozen)
+        return Held(int(blueprint.argmax()), int(style.argmax()), now, frozen=bool(ramp[_DOWN]))
+
+
+def parameters(setup: Setup, form: Form) -> int:
+    """Of a network of this form: its tensors are made, and counted."""
+    with seeded(0):
+        parts: list[torch.nn.Module] = [setup.build_host()]
+    for slot, held in enumerate(form):
+        if held is not None:
+            place = setup.facts.places[slot]
+            parts.append(build_branch(setup.blueprints[held.blueprint], place, key=0))
+            parts += [build_gate(place, key=0)] if held.gated else []
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
 def training_flops(setup: Setup, form: Form) -> float:
@@ -104,7 +126,7 @@ def training_flops(setup: Setup, form: Form) -> float:
         host = setup.build_host()
     model = GrownModel(host, setup.slot_places)
     for slot, held in enumerate(form):
-        if held is not None:
+        if held is not None and held.stage > Stage.GERMINATED:
             model.plant(slot, _graft(setup, slot, held))
     meta = host.sample(_BATCH)
     x = torch.ones(meta.shape) if meta.is_floating_point() else torch.zeros(meta.shape, dtype=meta.dtype)
@@ -117,8 +139,9 @@ def training_flops(setup: Setup, form: Form) -> float:
 def _graft(setup: Setup, slot: int, held: Held) -> Graft:
     place = setup.facts.places[slot]
     graft = Graft(build_branch(setup.blueprints[held.blueprint], place, key=0), Style(held.style))
-    graft.in_graph, graft.isolated, graft.detach_input, graft.alpha = True, held.isolated, held.isolated, 0.5
-    if held.style == Style.GATED and not held.isolated:
+    isolated = held.stage == Stage.TRAINING
+    graft.in_graph, graft.isolated, graft.detach_input, graft.alpha = True, isolated, isolated, 0.5
+    if held.gated:
         graft.gate = build_gate(place, key=0)
     return graft.requires_grad_(not held.frozen)
 

@@ -20,7 +20,7 @@ from board.larger import LargerJob
 from board.oracle import ChoiceJob, SearchJob
 from board.play import Job
 from board.progress import duration
-from board.records import TABLE, TABLE_VERSION
+from board.records import TABLE_VERSION, Table, read
 from board.run import add_grid, add_place, grid
 from board.seeds import LOCAL_SECRET, commitment, public_seeds
 from board.studio import IncompleteError, Size, Studio
@@ -233,7 +233,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_grid(parser)
     for name, field in Size.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=field.default)
-    parser.add_argument("--table", type=Path, default=TABLE, help=f"file to write (default: {TABLE.name})")
+    parser.add_argument("--table", type=Path, help="file to write (default: table.json among the results)")
     parser.add_argument(
         "--commitment", default=commitment(LOCAL_SECRET), help="SHA-256 of the secret of evaluations to come"
     )
@@ -245,13 +245,16 @@ def main(args: argparse.Namespace) -> int:
     """Play what is missing and write the table; 1 while jobs are left.
 
     Raises:
-        ValueError: a commitment that is no SHA-256: the secret itself would be published.
+        ValueError: a commitment that is no SHA-256: the secret itself would be published; or a table in the
+            place of the new one that is of something else.
     """
     if not re.fullmatch("[0-9a-f]{64}", args.commitment):
         raise ValueError("--commitment: the SHA-256 of the secret is required, 64 hex digits")
     chosen, cells = grid(args)
     train = instances(args.tier, ["train"])
     refuse_absent(train)
+    path = args.table or args.out / "table.json"
+    _refuse_to_replace(path, args.commitment, [(each.id, cell.id) for each in chosen for cell in cells])
     size = Size(**{name: getattr(args, name) for name in Size.model_fields})
     studio = Studio(args.out, args.jobs, args.shard, args.device)
     try:
@@ -261,8 +264,23 @@ def main(args: argparse.Namespace) -> int:
         return 1
     head = {"version": TABLE_VERSION, "environment_version": environment_version(), "tier": args.tier}
     head |= {"commitment": args.commitment, "hardware": studio.hardware, "seconds": studio.seconds}
-    checkpoint.write_json(args.table, sealed(head | {"size": size.model_dump()} | found))
+    checkpoint.write_json(path, sealed(head | {"size": size.model_dump()} | found))
     admitted = sum(row["admitted"] for row in found["rows"])
     work = duration(studio.seconds)
-    print(f"{admitted} of {len(found['rows'])} rows are admitted, {work} of work: {args.table}")
+    print(f"{admitted} of {len(found['rows'])} rows are admitted, {work} of work: {path}")
     return 0
+
+
+def _refuse_to_replace(path: Path, committed: str, asked: Sequence[tuple[str, str]]) -> None:
+    """Refuse to write over a table with other rows, or one that evaluations have been committed to.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if not path.is_file():
+        return
+    old = read(path, Table)
+    if (old.commitment, {(row.instance, row.cell.id) for row in old.rows}) != (committed, {*asked}):
+        raise ValueError(
+            f"{path} has other rows, or is committed to another secret: another --table is required"
+        )

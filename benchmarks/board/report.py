@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from board import figures, plots, records, tables
+from board import figures, pledge, plots, records, tables
 from board.entries import STATIC, Register, by_size, entries
 from board.instances import find
 from board.plans import plan_for
-from board.records import TABLE, Record, RefusedError, Row, Table
+from board.records import TABLES, Record, RefusedError, Row, Table
 from board.score import Grid
 from board.seeds import commitment, evaluation_seeds, known
 from esper_agents.baselines import BASELINES
@@ -20,17 +20,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """The command `report`."""
     parser = subparsers.add_parser("report", help=__doc__, description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", help="folders that `run` wrote, or others sent in")
-    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=TABLES, help="tables of references")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/leaderboard/report"), help="folder of the report"
     )
+    parser.add_argument("--pledges", type=Path, nargs="+", default=[], help="files of `pledge`")
     parser.add_argument("--secret", help="reveal what the host seeds follow from, and check that they do")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Write report.md, report.json and pictures; 1 where results had to be left out."""
-    report = made(args.results, args.references, args.secret)
+    report = made(args.results, args.references, args.secret, args.pledges)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     pictures = plots.draw(report, args.out)
@@ -43,15 +44,22 @@ def main(args: argparse.Namespace) -> int:
     return int(bool(report["left_out"]))
 
 
-def made(folders: Sequence[Path], references: Sequence[Path], secret: str | None) -> figures.Figures:
+def made(
+    folders: Sequence[Path],
+    references: Sequence[Path],
+    secret: str | None,
+    pledges: Sequence[Path] = (),
+) -> figures.Figures:
     """The plain values of a report.
 
     Raises:
-        RefusedError: no results, a table that can't be trusted, or a secret that is not the table's.
+        RefusedError: no results, a table or pledge that can't be trusted, or a secret that is another's.
     """
+    pledged = [pledge.read(path) for path in pledges]
     table = records.table(references)
     secret = revealed(secret, table)
     good, left_out = sorted_out(folders, table, secret)
+    broken = {each.entry: pledge.broken(each, good) for each in pledged}
     played = entries(good)
     return {
         "version": 1,
@@ -59,7 +67,8 @@ def made(folders: Sequence[Path], references: Sequence[Path], secret: str | None
         "references": table.sha256,
         "commitment": table.commitment,
         "revealed": secret is not None,
-        "left_out": left_out,
+        "pledged": sorted(name for name, problems in broken.items() if not problems),
+        "left_out": left_out + [problem for problems in broken.values() for problem in problems],
         "room": figures.room(table),
         "groups": figures.collected(table, played, Grid(table, played.get(STATIC))),
     }

@@ -73,6 +73,8 @@ class Rerun:
     hardware: Hardware
     params: NDArray[np.int64]
     """(episode,): counted anew, of the harvested networks."""
+    most_params: NDArray[np.int64]
+    """(episode,): counted anew, at any time."""
     flops: NDArray[np.float64]
     """(episode,): counted anew."""
     unseen: int
@@ -119,6 +121,7 @@ def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
         episodes,
         here,
         count.params,
+        count.most_params,
         count.flops,
         int(count.unseen.sum()),
         shadow.other,

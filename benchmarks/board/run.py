@@ -13,7 +13,7 @@ from board.entries import STATIC, part_of
 from board.instances import Instance, refuse_absent, select
 from board.play import Job
 from board.progress import JobProgress, duration
-from board.records import TABLE, Table
+from board.records import TABLES, Table
 from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds, known
 from esper_agents import config_file
 from esper_agents.config import TrainConfig
@@ -42,7 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"hosts of every job (default: {SEEDS})")
     parser.add_argument("--secret", help="what host seeds follow from (default: the references' own)")
     add_place(parser, Path("runs/board"))
-    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=TABLES, help="tables of references")
     parser.set_defaults(main=main)
 
 
@@ -109,10 +109,10 @@ def main(args: argparse.Namespace) -> int:
     chosen, cells = grid(args)
     names = list(args.agents)
     table = _table(args.references)
-    settings, secret = _settings(args, table), _secret(args.secret, table)
-    who = entrants(names, args.out, settings, args.entry)
+    given, secret = settings(args, table), _secret(args.secret, table)
+    who = entrants(names, args.out, given, args.entry)
     if not args.without_wait and STATIC not in [each.entry for each in who]:
-        who += entrants([STATIC], args.out, settings, None)
+        who += entrants([STATIC], args.out, given, None)
     _refuse_another(who, args.tier, args.out)
     return perform(all_jobs(who, chosen, cells, args.seeds, secret, args.device), args)
 
@@ -161,7 +161,7 @@ def perform(todo: Sequence[Job], args: argparse.Namespace) -> int:
 
 def _table(paths: Sequence[Path]) -> Table | None:
     """The references; None where there are none yet, as before they are measured."""
-    return None if [*paths] == [TABLE] and not TABLE.is_file() else records.table(paths)
+    return records.table(paths) if paths else None
 
 
 def _secret(told: str | None, table: Table | None) -> str:
@@ -172,8 +172,12 @@ def _secret(told: str | None, table: Table | None) -> str:
     return secret
 
 
-def _settings(args: argparse.Namespace, table: Table | None) -> dict[str, Any]:
-    """Settings of agents; of the schedule, if nothing is said, those of the references."""
+def settings(args: argparse.Namespace, table: Table | None) -> dict[str, Any]:
+    """Settings of agents, of --config and --deterministic; of the schedule else those of the references.
+
+    Raises:
+        ValueError: settings that no agent has.
+    """
     values = config_file.read(args.config) if args.config else {}
     unknown = sorted(values.keys() - {*SETTINGS, *TrainConfig.model_fields})
     if unknown:

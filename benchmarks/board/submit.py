@@ -19,7 +19,7 @@ from board import checks, records
 from board.canonical import content_hash, sealed
 from board.entries import entries
 from board.jobs import DESCRIPTION
-from board.records import TABLE, Record, RefusedError, Table
+from board.records import TABLES, Record, RefusedError, Table
 from board.report import revealed
 
 MANIFEST = "manifest.json"
@@ -35,7 +35,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("results", type=Path, help="folder that `run` wrote")
     parser.add_argument("--entry", required=True, help="which entry")
     parser.add_argument("--out", type=Path, help="file (default: ENTRY.zip)")
-    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=TABLES, help="tables of references")
     parser.add_argument("--secret", help="what the host seeds follow from, where it is revealed")
     parser.add_argument("--partial", action="store_true", help="pack it though it has not played everything")
     parser.set_defaults(main=main)
@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
     for record in own.values():
         found = checks.of_file(record, table, args.results, revealed(args.secret, table))
         wrong += [f"{record}: {problem}" for problem in found]
+    wrong += [] if wrong else checks.trained_apart(list(own.values()), args.results)
     for problem in wrong:
         print(f"WRONG: {problem}")
     if wrong:

@@ -23,15 +23,15 @@ def document(report: Figures) -> str:
 
 ABOUT = """
 Environment {version}; references `{references}`. Host seeds: committed to as `{commitment}`,
-{revealed}. Of {pairs} pairs of instance and budgets {refused} were refused, having too little to win or
-too uncertain a figure; they count nowhere.
+{revealed}; pledged before that: {pledged}. Of {pairs} pairs of instance
+and budgets {refused} were refused, having too little to win or too uncertain a figure; they count nowhere.
 
 Score: 0 is the static host, 1 the oracle, not clipped; interquartile mean (IQM) over instances, training
 seeds and host seeds, with 95% interval. Harm: share of episodes that end more than {harm:g} point of test
-quality below the static host from the same seed. Worst tenth: points above the static host, mean over the
-worst tenth of the episodes. Parameters and FLOPs: multiples of the static host's. Target: half way from the
-static host's validation quality to the oracle's; epochs and FLOPs to it are medians, in which those that
-never reach it are infinite.
+quality below the static host from the same seed, every instance weighing the same. Worst tenth: points above
+the static host, mean over the worst tenth of all episodes. Parameters (of the harvested network; most: at any
+time) and FLOPs: multiples of the static host's. Target: half way from the static host's validation quality to
+the oracle's; epochs and FLOPs to it are medians, in which those that never reach it are infinite.
 """
 
 
@@ -42,6 +42,7 @@ def _opening(report: Figures) -> Iterator[str]:
         references=report["references"][:12],
         commitment=report["commitment"][:12],
         revealed="revealed and checked" if report["revealed"] else "not revealed yet",
+        pledged=", ".join(report["pledged"]) or "nobody",
         pairs=len(report["room"]),
         refused=sum(not row["admitted"] for row in report["room"]),
         harm=100 * HARM,
@@ -60,14 +61,21 @@ def _group(group: Figures) -> Iterator[str]:
     if not rows:
         yield "Nobody has played all of it.\n"
     else:
-        columns = COLUMNS if group["part"] == HELD_OUT else SHORT
+        machines = sorted({machine for row in rows.values() for machine in row["hardware"]})
         names = sorted(rows, key=lambda name: -(rows[name]["iqm"][0]))
-        lines = [[_named(name, rows), *(read(rows[name]) for read in columns.values())] for name in names]
-        yield markdown(["agent", *columns], lines) + "\n"
+        lines = [
+            [
+                _named(name, rows),
+                *(read(rows[name]) for read in COLUMNS.values()),
+                _numbers(rows[name], machines),
+            ]
+            for name in names
+        ]
+        yield markdown(["agent", *COLUMNS, "machine"], lines) + "\n"
+        yield from (f"Machine {number}: {machine}.\n" for number, machine in enumerate(machines, 1))
         if group["part"] == HELD_OUT:
-            yield from _questions(rows)
+            yield from _questions(group)
             yield from _each(group, names)
-            yield from _machines(rows)
     for name, of in group["missing"].items():
         more = f" and {len(of) - 3} more" if len(of) > 3 else ""
         yield f"- {name} has not played all: {', '.join(of[:3])}{more} missing\n"
@@ -79,20 +87,41 @@ def _named(name: str, rows: dict[str, Figures]) -> str:
     return name if name == algo else f"{name} ({algo})"
 
 
-def _questions(rows: dict[str, Figures]) -> Iterator[str]:
-    """Whether learning pays: for every entry with training seeds."""
+def _numbers(row: Figures, machines: Sequence[str]) -> str:
+    return ", ".join(str(machines.index(machine) + 1) for machine in row["hardware"])
+
+
+def _questions(group: Figures) -> Iterator[str]:
+    """Whether learning pays, and where: for every entry with training seeds."""
+    rows = group["entries"]
     learned = {name: row for name, row in rows.items() if row["runs"] > 1 and "schedule" in row["against"]}
     for name, row in learned.items():
-        gap, low, _ = row["against"]["schedule"]["gap"]
-        harm = row["harm"][0]
-        good = gap >= MARGIN and low is not None and low > 0 and harm <= MOST_HARM
+        gap, harm = row["against"]["schedule"]["gap"], row["harm"]
         yield (
-            f"- {name} less schedule: {interval(row['against']['schedule']['gap'], '{:+.3f}')}; "
-            f"harm {100 * harm:.1f}%. At least {MARGIN:+g} with an interval above 0 and harm of at most "
-            f"{100 * MOST_HARM:g}%: **{'yes' if good else 'no'}**"
+            f"- {name} less schedule: {interval(gap, '{:+.3f}')}; harm {100 * harm[0]:.1f}%. At least "
+            f"{MARGIN:+g} with an interval above 0 and harm of at most {100 * MOST_HARM:g}%: "
+            f"**{'yes' if _pays(gap, harm) else 'no'}**"
         )
     if learned:
         yield ""
+    for name, row in learned.items():
+        gaps, harms = row["against"]["schedule"]["gap_each"], row["each"]["harm"]
+        each = list(zip(group["instances"], gaps, harms, strict=True))
+        good = [instance for instance, gap, harm in each if _pays(gap, harm)]
+        yield f"{name}, instance by instance; {len(good)} of {len(each)}: {', '.join(good) or 'none'}.\n"
+        lines = [
+            [instance, interval(gap, "{:+.2f}"), f"{100 * harm[0]:.0f}", "yes" if _pays(gap, harm) else "no"]
+            for instance, gap, harm in each
+        ]
+        yield markdown(["instance", "less schedule", "harm %", "pays"], lines) + "\n"
+
+
+def _pays(gap: Sequence[float | None], harm: Sequence[float | None]) -> bool:
+    """Whether it wins what is asked for above the schedule, for sure, and does hardly any harm."""
+    mean, low, _ = gap
+    assert mean is not None, "a mean of figures that are there"
+    assert harm[0] is not None, "likewise"
+    return mean >= MARGIN and low is not None and low > 0 and harm[0] <= MOST_HARM
 
 
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:
@@ -104,11 +133,6 @@ def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:
     ]
     yield "Mean score on each instance:\n"
     yield markdown(["instance", *names], lines) + "\n"
-
-
-def _machines(rows: dict[str, Figures]) -> Iterator[str]:
-    machines = sorted({machine for row in rows.values() for machine in row["hardware"]})
-    yield f"Played on {'; '.join(machines)}.\n"
 
 
 def interval(values: Sequence[float | None], form: str) -> str:
@@ -149,13 +173,9 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "epochs to it": lambda row: _optional(row["target"]["epochs"], "{:.1f}"),
     "FLOPs to it": lambda row: _optional(row["target"]["flops"], "{:.2f}"),
     "parameters": lambda row: f"{row['param_ratio']:.2f}",
+    "most": lambda row: f"{row['most_ratio']:.2f}",
     "FLOPs": lambda row: f"{row['flops_ratio']:.2f}",
     "rollbacks": lambda row: f"{row['rollbacks']:.2f}",
     "illegal %": lambda row: f"{100 * row['invalid_share']:.1f}",
     "s an episode": lambda row: f"{row['seconds_an_episode']:.2f}",
 }
-SHORT = {
-    name: COLUMNS[name]
-    for name in ("training seeds", "score, IQM", "score, mean", "less schedule", "harm %", "target reached %")
-}
-"""Of the axes that are reported apart."""

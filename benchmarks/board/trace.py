@@ -84,7 +84,8 @@ class Recorder:
 
     def step(self, step: Step) -> None:
         """Take in a step; what is played after an episode's end is not looked at."""
-        flops, quality = self._envs.ledger()["train_flops"], self._quality(step, "val")
+        ledger, quality = self._envs.ledger(), self._quality(step, "val")
+        flops, params = ledger["train_flops"], ledger["params"]
         stages = self._stages(step.obs)
         for env in set(range(len(self._seeds))) - self._ended:
             ruled, measured = _bits(step, stages, env)
@@ -95,6 +96,7 @@ class Recorder:
             record["stages"].append(stages[env].tolist())
             record["val_quality"].append(_known(quality[env]))
             record["epoch_flops"].append(float(flops[env]) / self._static_flops)
+            record["most_params"] = max(record["most_params"], round(params[env]))
             if step.ended[env]:
                 self._ended.add(env)
                 record["quality"] = _known(self._quality(step, "test")[env]) or 0.0  # no number: guessing
@@ -140,7 +142,7 @@ class Recorder:
 
 
 def _empty() -> Record:
-    return {"actions": [], "stages": [], "val_quality": [], "epoch_flops": []}
+    return {"actions": [], "stages": [], "val_quality": [], "epoch_flops": [], "most_params": 0}
 
 
 def _known(value: float) -> float | None:

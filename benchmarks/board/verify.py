@@ -20,7 +20,7 @@ import numpy as np
 from board import checks, pledge, records, submit
 from board.entries import entries
 from board.progress import JobProgress
-from board.records import EPISODES, TABLE, Record, RefusedError, Table
+from board.records import EPISODES, TABLES, Record, RefusedError, Table
 from board.report import revealed
 from board.rerun import Rerun, rerun
 
@@ -30,11 +30,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("verify", help=__doc__.partition("\n")[0], description=__doc__)
     parser.add_argument("results", type=Path, help="folder that `run` wrote, or file that `submit` packed")
     parser.add_argument("--entry", help="only this one (default: all that are there)")
-    parser.add_argument("--references", type=Path, nargs="+", default=[TABLE], help="tables of references")
+    parser.add_argument("--references", type=Path, nargs="+", default=TABLES, help="tables of references")
     parser.add_argument("--share", type=float, default=0.1, help="of the jobs to play again (default: 0.1)")
     parser.add_argument("--draw", type=int, help="decides which; not given: at random, and printed")
     parser.add_argument("--secret", help="what the host seeds follow from, where it is revealed")
-    parser.add_argument("--pledge", type=Path, help="file of `pledge`: only these checkpoints are taken")
+    parser.add_argument("--pledge", type=Path, help="file of `pledge`: only these agents are taken")
+    parser.add_argument(
+        "--seeds-unchecked", action="store_true", help="verify the rest before the secret is revealed"
+    )
     parser.add_argument(
         "--partial", action="store_true", help="allow entries that have not played everything"
     )
@@ -51,6 +54,11 @@ def main(args: argparse.Namespace) -> int:
     table, wrong = records.table(args.references), 0
     secret = revealed(args.secret, table)
     pledged = None if args.pledge is None else pledge.read(args.pledge)
+    if secret is None and not args.seeds_unchecked:
+        raise ValueError(
+            "host seeds can't be checked before the secret that they follow from is revealed (--secret): "
+            "--seeds-unchecked verifies the rest"
+        )
     with opened(args.results) as folder:
         good, problems = read(folder, args.entry)
         problems += missing(good, table, args.partial)
@@ -64,9 +72,8 @@ def main(args: argparse.Namespace) -> int:
         wrong += len(problems)
         if not wrong:
             wrong += replayed(chosen(good, args.share, draw), folder, args.device)
-    if secret is None:
-        print("host seeds were not checked: the secret that they follow from is not revealed")
-    print(f"{len(good)} results, {wrong} things wrong" + (": REFUSED" if wrong else ": verified"))
+    verified = "verified" if secret is not None else "verified, but for the host seeds"
+    print(f"{len(good)} results, {wrong} things wrong: {'REFUSED' if wrong else verified}")
     return int(wrong > 0)
 
 

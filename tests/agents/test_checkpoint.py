@@ -55,7 +55,8 @@ def test_a_checkpoint_holds_its_record_beside_the_model(tmp_path):
     model = io.BytesIO()
     with zipfile.ZipFile(model, "w") as archive:
         archive.writestr("policy.pth", b"tensors")
-    write_checkpoint(tmp_path / "c.zip", model.getvalue(), {"state": {"timesteps": 3}})
-    assert read_record(tmp_path / "c.zip") == {"state": {"timesteps": 3}}
+    record = {"config": {"algo": "ppo"}, "state": {"timesteps": 3}}
+    write_checkpoint(tmp_path / "c.zip", model.getvalue(), record)
+    assert read_record(tmp_path / "c.zip") == record
     with zipfile.ZipFile(tmp_path / "c.zip") as archive:
         assert archive.read("policy.pth") == b"tensors"

@@ -83,6 +83,15 @@ def test_an_interval_covers_what_it_says_where_a_run_is_lucky_in_all_tasks_at_on
     assert np.mean(widths) / (2 * 1.96 * deviation) <= 1.05 * widening(runs, 8)
 
 
+@pytest.mark.parametrize(("runs", "told"), [(2, 9.2), (3, 2.7), (5, 1.6), (10, 1.2)])
+def test_few_runs_are_widened_as_students_t_and_the_variance_of_resamples_want(runs, told):
+    """Of a mean: t of n - 1 for 1.96, and the variance of a bootstrap is short by (n - 1) / n."""
+    expected = stats.t.ppf(0.975, runs - 1) / stats.norm.ppf(0.975) * math.sqrt(runs / (runs - 1))
+    assert widening(runs, 8) == pytest.approx(expected, rel=1e-3)
+    assert round(widening(runs, 8), 1) == told
+    assert widening(1, 8) == pytest.approx(math.sqrt(8 / 7))
+
+
 def test_what_was_not_repeated_has_no_interval():
     assert np.isnan(interval([[[1.0]], [[2.0]]], mean)).all()
     assert interval(np.ones((2, 3, 4)), mean) == (1, 1)

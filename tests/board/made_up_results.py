@@ -27,7 +27,7 @@ def episode(seed, quality, **changes):
         "seed": seed, "length": HORIZON, "total_reward": 30.0, "quality": quality,
         "val_quality": [quality * (n + 1) / HORIZON for n in range(HORIZON)],
         "epoch_flops": [(n + 1) / HORIZON for n in range(HORIZON)],
-        "param_ratio": 1.25, "params": 1375, "flops_ratio": 1.0, "flops": 1e9,
+        "param_ratio": 1.25, "params": 1375, "most_params": 1375, "flops_ratio": 1.0, "flops": 1e9,
         "rollbacks": 0, "invalid": 1, "pruned": 0, "fossilized": 1,
         "actions": [[0] * 8] * HORIZON, "stages": [[0] * 3] * HORIZON,
         "chain": "0" * 64, "rules": "2" * 64, "state": "1" * 64,

@@ -80,6 +80,27 @@ def test_hosts_and_lengths_that_are_held_out_are_never_trained_on(tier):
         assert not trained & set().union(*(possible(family[path]) for _, family in parts[part]))
 
 
+NEW = {
+    "seeds": set(),
+    "reach": {"horizon"},
+    "impairment": {"host.name", "host.slots"},
+}
+"""Axis -> what of its settings is not drawn as for training."""
+ALSO = {("T1", "impairment"): {"engine.epoch_size"}}
+"""So that these hosts can learn anything at all: more images an epoch."""
+
+
+@pytest.mark.parametrize("part", NEW)
+@pytest.mark.parametrize("tier", TIERS)
+def test_an_axis_is_new_in_what_it_is_named_after_alone(tier, part):
+    """Data and modality are other tasks, in all of their settings."""
+    parts = families.FAMILIES[tier]
+    [(_, trained)] = parts["train"]
+    for _, family in parts[part]:
+        other = {path for path in {*family, *trained} if family.get(path) != trained.get(path)}
+        assert other <= NEW[part] | ALSO.get((tier, part), set())
+
+
 def apart(one, other):
     """Whether no value that one rule draws is one that the other does."""
     if isinstance(one, Between) and isinstance(other, Between):

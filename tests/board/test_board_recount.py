@@ -45,7 +45,7 @@ class Grower:
 
 @pytest.mark.parametrize(("preset", "overrides"), [("micro", IMAGES), ("stories", TEXT)])
 def test_parameters_and_flops_are_those_of_the_ledger(preset, overrides):
-    spent = {}
+    spent, most = {}, np.zeros(6)
     with closing(
         EsperVectorEnv(6, preset, autoreset_mode=AutoresetMode.NEXT_STEP, overrides=overrides)
     ) as envs:
@@ -53,6 +53,8 @@ def test_parameters_and_flops_are_those_of_the_ledger(preset, overrides):
 
         def watch(step):
             count.step(step)
+            running = [env for env in range(6) if env not in spent]
+            most[running] = np.maximum(most, envs.ledger()["params"])[running]
             for env in np.flatnonzero(step.ended).tolist():
                 spent.setdefault(env, envs.ledger()["train_flops"][env])
 
@@ -60,6 +62,8 @@ def test_parameters_and_flops_are_those_of_the_ledger(preset, overrides):
         played = evaluate(agent, envs, list(range(6)), watch).episodes
         ratios = np.array([episode.measured["param_ratio"] for episode in played])
         assert (count.params == np.round(ratios * envs.facts.host_params)).all()
+        assert (count.most_params == most).all()
+        assert (count.most_params > count.params).any()
         assert count.flops == pytest.approx([spent[env] for env in range(6)], rel=1e-12)
         assert sum(episode.pruned for episode in played) > 0
         assert sum(episode.fossilized for episode in played) > 0

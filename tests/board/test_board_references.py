@@ -221,6 +221,11 @@ def test_a_table_from_nothing_and_again_from_what_is_there(tmp_path, capsys, sma
     assert leaderboard.main(["references", *where, *size]) == 0
     assert "jobs to play" not in capsys.readouterr().out
     assert json.loads((tmp_path / "t.json").read_text()) == table
+    for words in (["--commitment", "0" * 64], ["--cells", "3x1"]):
+        with pytest.raises(SystemExit):
+            leaderboard.main(["references", *where, *size, *words])
+        assert "t.json has other rows, or is committed to another secret" in capsys.readouterr().err
+    assert json.loads((tmp_path / "t.json").read_text()) == table
     shown = ["--references", str(tmp_path / "t.json"), "--out", str(tmp_path / "h.md")]
     assert leaderboard.main(["headroom", *shown]) == 0
     shown = (tmp_path / "h.md").read_text()

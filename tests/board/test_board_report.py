@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from board import headroom, records, report
+from board import headroom, pledge, records, report
 from board.canonical import sealed
+from board.instances import find
 from board.records import Record, RefusedError, Table
-from board.seeds import commitment
+from board.seeds import commitment, evaluation_seeds
 from made_up_results import CELLS, HARDWARE, SECRET, STATIC, luck, play, record, references, write
 
 INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
@@ -77,13 +78,59 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
         f"{own['against']['schedule']['gap'][0]:+.3f} ("
     )
     assert row(text, "wait", "target reached %") == "0"
-    assert "Of 24 pairs of instance and budgets 1 were refused" in text
+    assert "Of 24 pairs of instance\nand budgets 1 were refused" in text
     assert "not revealed yet" in text
     assert own["harm"][0] <= 0.05
     assert "+0.05 with an interval above 0 and harm of at most 5%: **yes**" in text
+    assert row(text, "esper_ppo", "machine") == "1"
+    assert "Machine 1: made up, 1 thread, torch 2, native kernels." in text
     for name in ("scores_T1.png", "profile_T1.png"):
         assert (folder / "o" / name).stat().st_size > 5000
         assert f"({name})" in text
+
+
+def test_a_report_names_the_instances_on_which_learning_pays(folder):
+    """On the first it is 10 points above the schedule, on the second 10 below, on the third it harms."""
+    gains = {"T1-seeds-00": 0.2, "T1-data-00": 0.0, "T1-data-01": 0.2}
+
+    def learned(instance, cell, run, seed):
+        harm = instance == "T1-data-01" and seed % 3 == 0
+        return STATIC + luck(instance, seed) + gains.get(instance, 0.2) + 0.001 * run - (0.25 if harm else 0)
+
+    seeds = evaluation_seeds(SECRET, find("T1-data-01"), 4)
+    assert 0 < sum(seed % 3 == 0 for seed in seeds) < 4
+    play(folder / "r", "mine", INSTANCES, learned, runs=(1, 2, 3), algo="ppo")
+    made(folder)
+    text = (folder / "o" / "report.md").read_text()
+    block = text[text.index("mine, instance by instance") :].split("\n\n")[:2]
+    assert block[0].startswith(f"mine, instance by instance; {len(INSTANCES) - 3} of {len(INSTANCES) - 1}: ")
+    said = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in block[1].splitlines()[2:]}
+    assert said["T1-seeds-00"][0].startswith("+0.51 (+0.5")
+    assert said["T1-seeds-00"][2].startswith("yes")
+    assert said["T1-data-00"][2].startswith("no")
+    assert said["T1-data-01"][1:] == [f"{25 * sum(seed % 3 == 0 for seed in seeds)}", "no |"]
+
+
+def test_who_was_pledged_is_said(folder, tmp_path, capsys):
+    play(folder / "r", "mine", INSTANCES, 0.1, runs=(1, 2), algo="ppo")
+    agents = {
+        str(each.training_seed): pledge.digest(each.agent)
+        for each in records.readable([folder / "r"])[0]
+        if each.entry == "mine"
+    }
+    paths = []
+    for name, changes in (("good", {}), ("bad", {"2": "0" * 64})):
+        values = pledge.Pledge(entry="mine", agents=agents | changes).model_dump()
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(sealed(values)))
+    code, values = made(folder, "--pledges", paths[0])
+    assert (code, values["pledged"]) == (0, ["mine"])
+    assert "pledged before that: mine." in (folder / "o" / "report.md").read_text()
+    code, values = made(folder, "--pledges", paths[1])
+    assert (code, values["pledged"]) == (1, [])
+    assert values["left_out"] == [
+        "mine: training seed 2 is not the agent pledged: algorithm, settings and checkpoint"
+    ]
 
 
 def test_a_report_repeats(folder):

@@ -1,10 +1,10 @@
 """The command `run`: who plays, what is refused before anything is played, what is said of it."""
 
+import io
 import json
 import zipfile
 from argparse import Namespace
 from contextlib import closing
-from io import StringIO
 from pathlib import Path
 
 import leaderboard
@@ -112,7 +112,7 @@ def test_a_checkpoint_is_kept_and_another_one_in_its_place_is_refused(tmp_path):
         "eval_episodes": 1,
         "logdir": str(tmp_path / "runs"), "overrides": {"engine.name": "null"}, "compare": [],
     }  # fmt: skip
-    folder = train(build(values), stream=StringIO()).folder
+    folder = train(build(values), stream=io.StringIO()).folder
     out = tmp_path / "out"
     who = entrant(str(folder), out, {})
     assert (who.entry, who.training_seed) == ("esper_ppo", 7)
@@ -124,7 +124,7 @@ def test_a_checkpoint_is_kept_and_another_one_in_its_place_is_refused(tmp_path):
         assert archive.namelist() == ["policy.pt", "esper.json"]
     assert entrant(str(folder), out / "again", {}).agent == who.agent
     with pytest.raises(ValueError, match="it was kept to be played"):
-        train(build(values), kept, stream=StringIO())
+        train(build(values), kept, stream=io.StringIO())
     kept.write_bytes(kept.read_bytes() + b"x")
     with pytest.raises(ValueError, match="has the SHA-256"):
         play(job(entrant=who), out)
@@ -137,7 +137,11 @@ def test_of_a_folder_of_runs_every_run_plays(tmp_path):
     for seed in (3, 4):
         (tmp_path / "runs" / f"run-{seed}").mkdir(parents=True)
         path = tmp_path / "runs" / f"run-{seed}" / checkpoint.CHECKPOINT
-        checkpoint.write_checkpoint(path, b"", {"config": {"algo": "esper_ppo", "seed": seed}})
+        model = io.BytesIO()
+        with zipfile.ZipFile(model, "w") as archive:
+            archive.writestr(checkpoint.WEIGHTS, f"weights {seed}")
+        record = {"config": {"algo": "esper_ppo", "seed": seed}}
+        checkpoint.write_checkpoint(path, model.getvalue(), record)
     found = entrants([str(tmp_path / "runs")], tmp_path / "out", {}, "mine")
     assert [(each.entry, each.training_seed) for each in found] == [("mine", 3), ("mine", 4)]
     path = tmp_path / "runs" / "run-4" / checkpoint.CHECKPOINT
@@ -150,7 +154,7 @@ def test_the_schedule_is_that_of_the_references_if_nothing_else_is_said(tmp_path
     path, plans = references(tmp_path / "t.json", ("T1-data-00",)), {"3x2": PLAN}
     path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"plans": plans})))
     args = Namespace(config=None, tier="T1", deterministic=False)
-    found = run._settings(args, records.table([path]))["plans"]
+    found = run.settings(args, records.table([path]))["plans"]
     assert list(found) == ["3x2"]
     assert plan_for({"plans": found}, CELL) == ScheduleConfig.model_validate(PLAN)
 
@@ -187,7 +191,7 @@ def test_a_plan_fits_every_host():
 
 
 def test_time_left_is_reckoned_by_steps():
-    console = Console(file=(told := StringIO()))
+    console = Console(file=(told := io.StringIO()))
     with JobProgress(2, 100, console) as progress:
         progress._began -= 30
         progress.job(job("wait", (1, 2)), "played")  # 28 of 100 steps in 30 s: 77 s for the others

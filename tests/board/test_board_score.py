@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from board import figures, records, score
+from board import checks, figures, records, score
 from board.entries import Register, entries, part_of
 from board.records import Record, RefusedError, Table
 from made_up_results import CELLS, ORACLE, STATIC, luck, play, record, references
@@ -103,6 +103,45 @@ def test_what_was_not_admitted_counts_nowhere(tmp_path):
     assert (group["instances"], group["cells"]) == (["T1-data-00"], 3)
     assert group["entries"]["schedule"]["mean"][0] == pytest.approx(0.5)
     assert group["entries"]["schedule"]["harm"][0] == 0
+
+
+def test_every_instance_weighs_the_same_in_score_and_harm(tmp_path):
+    """Of one instance a single budget was admitted, of the other four."""
+    refused = {("T1-data-01", *cell.values()) for cell in CELLS[1:]}
+    table = records.read(references(tmp_path / "t.json", INSTANCES[:2], refused), Table)
+
+    def quality(instance, cell, run, seed):
+        return STATIC + luck(instance, seed) + (-0.1 if instance == "T1-data-01" else 0.1)
+
+    play(tmp_path / "r", "wait", INSTANCES[:2], 0.0)
+    play(tmp_path / "r", "schedule", INSTANCES[:2], quality)
+    own = collected(table, tmp_path / "r")["held-out"]["entries"]["schedule"]
+    assert own["harm"][0] == 0.5
+    assert own["mean"][0] == pytest.approx(0)
+    assert own["each"]["harm"] == [[0, None, None], [1, None, None]]
+    assert own["worst_decile"] == pytest.approx(-10)  # of the episodes
+
+
+def test_in_every_tier_an_entry_has_training_seeds_and_hosts_of_its_own(tmp_path):
+    tiers = {"T1": ("T1-data-00", "T1-seeds-00"), "T2": ("T2-data-00", "T2-seeds-00")}
+    cells = {"T1": CELLS, "T2": (CELLS[0], CELLS[-1])}
+    files = [references(tmp_path / f"{tier}.json", names, cells=cells[tier]) for tier, names in tiers.items()]
+    for tier, runs, seeds in (("T1", (1, 2, 3), 4), ("T2", (2, 9), 2)):
+        play(tmp_path / tier, "wait", tiers[tier], 0.0, cells=cells[tier], seeds=seeds)
+        play(tmp_path / tier, "ppo", tiers[tier], 0.1, runs=runs, cells=cells[tier], seeds=seeds)
+    table = records.table(files)
+    played = entries(
+        records.read(path, Record) for path in records.found([tmp_path / tier for tier in tiers])
+    )
+    groups = figures.collected(table, played, score.Grid(table, played["wait"]))
+    held_out = {group["tier"]: group for group in groups if group["part"] == "held-out"}
+    assert {tier: group["entries"]["ppo"]["runs"] for tier, group in held_out.items()} == {"T1": 3, "T2": 2}
+    assert all(not group["missing"] for group in groups)
+    assert checks.absent(played["ppo"].records, table) == []
+    [problem, *_] = checks.absent(
+        [each for each in played["ppo"].records if each.training_seed != 9][1:], table
+    )
+    assert problem == "T1-data-00 (1.5x1) was not played by every training run"
 
 
 def test_what_is_missing_is_named_and_not_averaged(table, tmp_path):

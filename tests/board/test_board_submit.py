@@ -4,7 +4,6 @@ import json
 import zipfile
 from pathlib import Path
 
-import leaderboard
 import pytest
 from board import submit
 from board.canonical import sealed
@@ -59,9 +58,7 @@ def test_a_file_in_which_something_was_changed_is_refused(folder, capsys, tmp_pa
             for name, content in changed.items():
                 archive.writestr(name, content)
         with pytest.raises(SystemExit):
-            leaderboard.main(
-                ["verify", str(tmp_path / "bad.zip"), "--references", str(folder / "table.json")]
-            )
+            call(folder, capsys, results=tmp_path / "bad.zip")
         assert message in capsys.readouterr().err
     assert not Path(tmp_path / "x").exists()
 

@@ -1,6 +1,7 @@
 """Verification of real results: what is honest passes, to the last bit; every kind of fraud is named."""
 
 import copy
+import hashlib
 import json
 import zipfile
 from argparse import Namespace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from board import checks, pledge, records, rerun, verify
 from board.canonical import sealed
-from board.entrants import entrant
+from board.entrants import entrant, entrants
 from board.instances import find
 from board.seeds import evaluation_seeds
 from entered import INSTANCE, call, paths, refused, tamper
@@ -28,7 +29,16 @@ def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
     assert "2 results, 0 things wrong: verified" in out
     code, out = call(folder, capsys, "--entry", "heuristic", "--draw", 3)
     assert (code, out.count("ok: ")) == (0, 1)
+    assert "1 results, 0 things wrong: verified, but for the host seeds" in out
     assert "--draw 3 plays the same jobs again" in out
+
+
+def test_host_seeds_that_nobody_can_check_are_not_passed_over(folder, capsys):
+    """The secret is not revealed: whoever verifies has to say that the rest is enough."""
+    with pytest.raises(SystemExit) as ended:
+        leaderboard.main(["verify", str(folder / "results"), "--references", str(folder / "table.json")])
+    assert ended.value.code == 2
+    assert "host seeds can't be checked before the secret" in capsys.readouterr().err
 
 
 def test_an_edited_result_is_found(folder, capsys):
@@ -112,6 +122,10 @@ FROM_THE_FILE = {
         "something else in",
     ),
     "too large": (lambda v: v["episodes"][0].update(param_ratio=3.5), "3.500x parameters, 3x is the most"),
+    "too large for a while": (lambda v: v["episodes"][0].update(most_params=3500), "3.176x parameters, 3x"),
+    "more than all there is": (
+        lambda v: v["episodes"][0]["val_quality"].__setitem__(0, 1.01), "0.val_quality.0: Input should"
+    ),
     "a missing trace": (lambda v: v["episodes"][0].pop("actions"), "episodes.0.actions: Field required"),
     "a missing digest": (lambda v: v.pop("sha256"), "sha256: Field required"),
     "costs that do not agree": (
@@ -179,6 +193,15 @@ def test_on_another_machine_rules_are_the_same_and_bits_are_not_asked_for(folder
 ELSEWHERE = {
     "a target that was never reached": (
         lambda e: e.update(val_quality=[0.9] * e["length"]), "mean val_quality 0.9000 was reported"
+    ),
+    "a target that was reached at once, at the same mean": (
+        lambda e: e.update(val_quality=[
+            1.0, *(q - (1 - e["val_quality"][0]) / (e["length"] - 1) for q in e["val_quality"][1:])
+        ]),
+        "mean val_quality after epoch 1",
+    ),
+    "less at its largest": (
+        lambda e: e.update(most_params=e["params"]), "the trace leads elsewhere (most_params)"
     ),
     "a smaller network": (
         lambda e: e.update(param_ratio=e["param_ratio"] - 0.2), "the trace leads elsewhere (param_ratio)"
@@ -263,47 +286,125 @@ def test_what_all_jobs_say_together_is_asked_for():
     assert "quality of 20 jobs played again is -0.0080 from what was reported" in problem
 
 
-def test_runs_of_an_entry_are_trained_alike(folder, capsys):
-    """The other run of the fixture differs in its seed alone, and then in its learning rate."""
+def rewritten(path, edit):
+    """A checkpoint in which something was changed: `edit` gets its entries."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    edit(contents)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def record_edited(edit):
+    def of(contents):
+        values = json.loads(contents["esper.json"])
+        edit(values)
+        contents["esper.json"] = json.dumps(values)
+
+    return of
+
+
+def begun_with(sha256):
+    return record_edited(lambda v: v.update(start={"path": "x", "sha256": sha256}))
+
+
+UNLIKE = {
+    "other settings": (
+        record_edited(lambda v: v["config"].update(learning_rate=1)), "seed 2 has other ['learning_rate']"
+    ),
+    "half trained": (record_edited(lambda v: v["state"].update(timesteps=6)), "seed 2 has other ['steps of"),
+    "the same beginning": (begun_with("f" * 64), "seeds [1, 2] began with the same weights"),
+    "one run twice": (
+        lambda contents: contents.update({"policy.pt": contents["other"]}) or contents.pop("other"),
+        "seeds [1, 2] have the same weights",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fraud", UNLIKE)
+def test_runs_of_an_entry_are_of_one_recipe_and_runs_of_their_own(folder, fraud):
+    """The other run of the fixture differs in its seed alone."""
+    edit, message = UNLIKE[fraud]
     record = records.read(paths(folder, "esper_ppo")[0], records.Record)
     results = folder / "results"
+    first = results / record.agent.checkpoint.path
     other = entrant(str(folder / "run2"), results, {})
     second = record.model_copy(update={"agent": other.agent, "training_seed": 2})
     assert checks.trained_apart([record, second], results) == []
-    path = results / other.agent.checkpoint.path
-    with zipfile.ZipFile(path) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    values = json.loads(contents["esper.json"])
-    values["config"]["learning_rate"] *= 2
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (contents | {"esper.json": json.dumps(values).encode()}).items():
-            archive.writestr(name, content)
-    assert checks.trained_apart([record, second], results) == [
-        "esper_ppo: training seed 2 has other ['learning_rate']"
-    ]
+    if "beginning" in fraud:
+        rewritten(first, begun_with("f" * 64))
+    elif "twice" in fraud:
+        with zipfile.ZipFile(first) as archive:
+            weights = archive.read("policy.pt")
+        rewritten(results / other.agent.checkpoint.path, lambda contents: contents.update(other=weights))
+    rewritten(results / other.agent.checkpoint.path, edit)
+    [problem] = checks.trained_apart([record, second], results)
+    assert problem.startswith("esper_ppo: training seed")
+    assert message in problem
 
 
-def test_only_checkpoints_that_were_pledged_are_taken(folder, capsys):
+def test_a_run_that_is_half_trained_does_not_play(folder, capsys):
+    rewritten(next((folder / "run2").rglob("checkpoint.zip")), UNLIKE["half trained"][0])
+    with pytest.raises(ValueError, match=r"entry 'mine': training seed 2 has other \['steps of training'\]"):
+        entrants([str(folder / "run1"), str(folder / "run2")], folder / "results", {}, "mine")
+
+
+MALFORMED = {
+    "no record": lambda contents: contents.pop("esper.json"),
+    "a list": lambda contents: contents.update({"esper.json": "[]"}),
+    "a list for settings": record_edited(lambda v: v.update(config=[])),
+    "no JSON": lambda contents: contents.update({"esper.json": "{"}),
+}
+
+
+@pytest.mark.parametrize("how", MALFORMED)
+def test_a_checkpoint_that_is_none_is_named(folder, capsys, how):
+    _, values = paths(folder, "esper_ppo")
+    path = folder / "results" / values["agent"]["checkpoint"]["path"]
+    rewritten(path, MALFORMED[how])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tamper(folder, "esper_ppo", lambda v: v["agent"]["checkpoint"].update(sha256=digest))
+    assert "on T1-seeds-00 (3x2): checkpoint can't be read: " in refused(folder, capsys)
+
+
+def test_only_agents_that_were_pledged_are_taken(folder, capsys):
     file, results = folder / "p.json", folder / "results"
     words = ["pledge", "--agents", folder / "run1", "--entry", "esper_ppo", "--out", file]
     assert leaderboard.main([*map(str, words)]) == 0
-    assert "1 checkpoints of 'esper_ppo'" in capsys.readouterr().out
+    assert "1 agents of 'esper_ppo'" in capsys.readouterr().out
     assert call(folder, capsys, "--pledge", file)[0] == 0
     honest = pledge.read(file)
-    played = [records.read(paths(folder, "esper_ppo")[0], records.Record)]
-    for change, message in (
-        ({"checkpoints": {"1": "0" * 64}}, "training seed 1 is not the checkpoint pledged"),
-        ({"checkpoints": honest.checkpoints | {"2": "0" * 64}}, "seed 2 was pledged, and played nothing"),
-        ({"deterministic": True}, "deterministic=True was pledged"),
-        ({"entry": "another"}, "another: was pledged, and played nothing"),
+    [played] = [records.read(paths(folder, "esper_ppo")[0], records.Record)]
+    likeliest = played.agent.model_copy(update={"config": {"deterministic": True}})
+    for change, record, message in (
+        ({"agents": {"1": "0" * 64}}, played, "training seed 1 is not the agent pledged"),
+        ({"agents": honest.agents | {"2": "0" * 64}}, played, "seed 2 was pledged, and played nothing"),
+        ({}, played.model_copy(update={"agent": likeliest}), "training seed 1 is not the agent pledged"),
+        ({"entry": "another"}, played, "another: was pledged, and played nothing"),
     ):
-        [problem] = pledge.broken(honest.model_copy(update=change), played)
+        [problem] = pledge.broken(honest.model_copy(update=change), [record])
         assert message in problem
+    moved = played.agent.checkpoint.model_copy(update={"path": "elsewhere.zip"})
+    agent = played.agent.model_copy(update={"checkpoint": moved})
+    assert pledge.broken(honest, [played.model_copy(update={"agent": agent})]) == []
     file.write_text(file.read_text().replace("esper_ppo", "esper_pp0"))
     with pytest.raises(records.RefusedError, match="was changed after it was written"):
         pledge.read(file)
-    with pytest.raises(ValueError, match="checkpoints alone are pledged"):
-        pledge.main(Namespace(agents=["random"], entry="x", deterministic=False, out=file, results=results))
+    pledging = Namespace(config=None, deterministic=False, entry="x", out=file, results=results)
+    with pytest.raises(ValueError, match="a baseline without --config is known"):
+        pledge.main(Namespace(**vars(pledging), agents=["random"]))
+
+
+def test_plans_are_pledged_too(tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps({"schedule": {"start": 3}}))
+    words = ["pledge", "--agents", "schedule", "--entry", "planned", "--config", tmp_path / "plan.json"]
+    assert leaderboard.main([*map(str, words), "--out", str(tmp_path / "p.json")]) == 0
+    pledged = pledge.read(tmp_path / "p.json")
+    agents = [
+        entrant("schedule", tmp_path, {"schedule": {"start": start}}, "planned").agent for start in (3, 4)
+    ]
+    assert [pledge.digest(agent) == pledged.agents["None"] for agent in agents] == [True, False]
 
 
 def test_a_trial_with_fewer_host_seeds_beside_the_results_stops_nothing(folder, capsys):
@@ -327,9 +428,4 @@ def test_other_numbers_of_host_seeds_are_found(folder, capsys):
     (path.parent.parent / "more").mkdir()
     less = values | {"episodes": values["episodes"][:1]}
     (path.parent.parent / "more" / path.name).write_text(json.dumps(sealed(less)))
-    assert "heuristic: instances were played from [1, 2] host seeds" in refused(folder, capsys)
-
-
-def test_that_host_seeds_were_not_checked_is_said(folder, capsys):
-    assert "host seeds were not checked" in call(folder, capsys)[1]
-    assert "host seeds were not checked" not in call(folder, capsys, "--secret", SECRET)[1]
+    assert "heuristic: instances of T1 were played from [1, 2] host seeds" in refused(folder, capsys)
