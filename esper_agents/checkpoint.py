@@ -57,7 +57,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """The record of a checkpoint; no code in the file is run.
 
     Raises:
-        ValueError: not a checkpoint of ours, or a damaged one.
+        ValueError: not a checkpoint of ours, a damaged one, or one that asks for a password.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -65,12 +65,7 @@ def read_record(path: Path) -> dict[str, Any]:
             if damaged is not None:
                 raise ValueError(f"{path} is damaged: {damaged} fails its checksum")
             record = json.loads(archive.read(RECORD))
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        KeyError,
-        RuntimeError,
-    ) as error:  # the last: it asks for a password
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a checkpoint of a training run: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise ValueError(f"{path} is not a checkpoint of a training run: its {RECORD} has no config")

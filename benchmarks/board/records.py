@@ -232,6 +232,8 @@ def table(paths: Sequence[Path]) -> Table:
     Raises:
         RefusedError: a file that can't be trusted, or files that do not belong together.
     """
+    if not paths:
+        raise RefusedError("there is no table of references: --references FILE is required")
     first, *others = (read(path, Table) for path in paths)
     for other, path in zip(others, paths[1:], strict=True):
         for name in ("environment_version", "commitment"):
