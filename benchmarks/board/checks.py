@@ -177,8 +177,8 @@ def _other_curve(record: Record, again: Rerun) -> Iterator[str]:
     means = {epoch: float(np.mean(each)) for epoch, each in gaps.items()}
     far = [epoch for epoch, mean in means.items() if abs(mean) > EPOCH / math.sqrt(len(gaps[epoch]))]
     if far:
-        gap = f"{means[far[0]]:+.4f} from what was reported"
-        yield f"mean val_quality after epoch {far[0]} is {gap} when played again, too far in {len(far)} epochs"
+        gap, more = means[far[0]], f"too far in {len(far)} epochs"
+        yield f"mean val_quality after epoch {far[0]} is {gap:+.4f} from what was reported, {more}"
 
 
 def biased(gaps: Sequence[float]) -> list[str]:
