@@ -125,8 +125,7 @@ def crossed_interval(
 
     Runs and episodes are both drawn with replacement, so that the luck of training and that of the hosts are
     both in it (A. B. Owen, "The pigeonhole bootstrap", 2007). A bootstrap of few runs is too narrow: its
-    distances from the statistic are widened as Student's t with one degree of freedom less than there are
-    runs wants it, and by the sqrt(runs / (runs - 1)) that a resample's variance lacks.
+    distances from the statistic are widened (see `stretch`).
 
     Args:
         values: (run, episode).
@@ -145,9 +144,20 @@ def crossed_interval(
     runs, episodes = (rng.integers(size, size=(resamples, size)) for size in array.shape)
     drawn = array[runs[:, :, None], episodes[:, None, :]].reshape(resamples, -1)
     middle = float(statistic(array.reshape(1, -1))[0])
-    wider = t_quantile(count - 1) / NormalDist().inv_cdf(0.975) * math.sqrt(count / (count - 1))
-    low, high = middle + wider * (np.quantile(statistic(drawn), [0.025, 0.975]) - middle)
+    low, high = middle + stretch(count, count - 1) * (np.quantile(statistic(drawn), [0.025, 0.975]) - middle)
     return float(low), float(high)
+
+
+def stretch(count: int, freedom: int) -> float:
+    """By how much a bootstrap's 95% interval of a mean is too narrow.
+
+    Student's t wants more than a normal deviate, and the variance of resamples lacks count / (count - 1).
+
+    Args:
+        count: Values that are drawn together, 2 or more.
+        freedom: Degrees of freedom of the estimate of their deviation.
+    """
+    return t_quantile(freedom) / NormalDist().inv_cdf(0.975) * math.sqrt(count / (count - 1))
 
 
 def t_quantile(freedom: int, probability: float = 0.975) -> float:

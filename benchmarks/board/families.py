@@ -139,20 +139,22 @@ T1: dict[str, tuple[tuple[str, Family], ...]] = {
 WIDE: Family = {
     **{path: rule for path, rule in FAMILIAR.items() if not path.startswith("task.")},
     "horizon": 40,
+    "host.name": "baseline",
     "task.data": "procedural",
     "task.train_size": 16_384,
     "task.val_size": 2_000,
     "task.test_size": 4_000,
-    "engine.epoch_size": OneOf((1_536, 2_048)),
+    "engine.epoch_size": OneOf((896, 1_024)),
     "engine.counterfactual_size": 512,
 }
-"""EsperMicro's host on 32x32 images that are about as hard for small hosts as CIFAR-10."""
+"""EsperCifar's host, 6,418 parameters, on 32x32 images that are about as hard for it as CIFAR-10."""
 REAL: Family = {
     **{path: rule for path, rule in WIDE.items() if not path.startswith("task.")},
     "task.data": "cifar10",
     "task.val_fraction": 0.04,
-    "engine.epoch_size": OneOf((3_584, 4_096)),
+    "engine.epoch_size": OneOf((1_792, 2_048)),
 }
+"""The same host on CIFAR-10."""
 STORIES: Family = {
     **TEXT,
     "task.data": "tinystories",
@@ -165,19 +167,30 @@ LARGER: Family = {
     **STORIES,
     "host.name": "gpt_small",
     "task.context": 64,
-    "engine.epoch_size": 256,
-    "engine.batch_size": 16,
+    "engine.epoch_size": 128,
 }
+"""EsperTinyStories' own host, 1.3 million parameters with a whole context."""
 T2: dict[str, tuple[tuple[str, Family], ...]] = {
     "train": (("cifar", WIDE),),
     "seeds": (("cifar", WIDE),),
     "data": (("cifar", REAL),),
-    "impairment": (("cifar", {**WIDE, "host.name": "impaired", "host.slots": None}),),
+    "impairment": (
+        (
+            "cifar",
+            {
+                **WIDE,
+                "host.name": "impaired",
+                "host.slots": None,
+                "engine.epoch_size": OneOf((3_072, 4_096)),
+            },
+        ),
+    ),
     "reach": (("cifar", {**WIDE, "horizon": 60}),),
     "modality": (
         ("stories", STORIES),
         ("stories", LARGER),
     ),
 }
-"""The same for real data, at a size for hours on a CPU."""
+"""The same with the hosts and data of EsperCifar and EsperTinyStories, cut to hours on a CPU: 28 to 60 epochs
+an episode, of a quarter of the images at most, or half of the windows."""
 FAMILIES = {"T1": T1, "T2": T2}

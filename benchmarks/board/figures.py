@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from board.entries import Entry
+from board.instances import find
 from board.records import Record, Table
 from board.score import (
     Floats,
@@ -15,8 +16,6 @@ from board.score import (
     Pairs,
     groups,
     headroom,
-    reached,
-    target,
     worst_decile,
 )
 from esper_agents.aggregate import (
@@ -29,7 +28,7 @@ from esper_agents.aggregate import (
 from esper_agents.statistics import iqm
 
 RIVALS = ("schedule", "heuristic")
-"""Entries that every other one is compared with."""
+"""Entries that every other one is compared with, if nothing else is said."""
 THRESHOLDS = np.linspace(-0.5, 1.5, 81)
 """Scores at which performance profiles are taken."""
 ROUNDING = 1e-9
@@ -46,7 +45,8 @@ def with_interval(values: Floats, statistic: Callable[[Floats], Floats] = _mean)
 
     Of what never varied nothing can be drawn: a bootstrap's interval would have no width.
     """
-    ends = interval(values, statistic) if np.ptp(values) > ROUNDING else (np.nan, np.nan)
+    varied = np.ptp(values, axis=(1, 2)).max() > ROUNDING
+    ends = interval(values, statistic) if varied else (np.nan, np.nan)
     return plain([float(statistic(values.reshape(1, -1))[0]), *ends])
 
 
@@ -59,28 +59,35 @@ def plain(values: Sequence[float]) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def collected(table: Table, entries: Mapping[str, Entry], grid: Grid) -> list[Figures]:
+def collected(
+    table: Table, entries: Mapping[str, Entry], grid: Grid, rivals: Sequence[str] = RIVALS
+) -> list[Figures]:
     """Every group in turn: the instances, each entry's figures, and what of an entry is missing."""
     found = []
     for group in groups(table):
         within = {name: entry.within(group.tier) for name, entry in entries.items()}
         own = {name: entry for name, entry in within.items() if entry.records}
         missing = {name: grid.missing(entry, group) for name, entry in own.items()}
-        played = {name: Pairs(entry, group, grid) for name, entry in own.items() if not missing[name]}
-        scores = {name: pairs.over_cells(lambda pair: pair.score) for name, pairs in played.items()}
+        whole = {name: entry for name, entry in own.items() if not missing[name]}
+        scored = {name: Pairs(entry, group.admitted, grid) for name, entry in whole.items()}
+        scores = {name: pairs.over_cells(lambda pair: pair.score) for name, pairs in scored.items()}
         rows = {
-            name: _figures(pairs, scores[name])
-            | _spent(own[name], group)
-            | {"algo": own[name].records[0].agent.algo}
-            | {"against": _against(name, scores), "profile": _profile(scores[name])}
-            for name, pairs in played.items()
+            name: {"algo": entry.records[0].agent.algo}
+            | _scored(scores[name])
+            | {"target": _target(scored[name])}
+            | _figures(Pairs(entry, group.rows, grid), list(group.rows))
+            | _spent(entry, group)
+            | {"against": _against(name, scores, rivals), "profile": _profile(scores[name])}
+            for name, entry in whole.items()
         }
         found.append(
             {
                 "tier": group.tier,
                 "part": group.part,
-                "instances": list(group.rows),
-                "cells": sum(map(len, group.rows.values())),
+                "instances": list(group.admitted),
+                "cells": sum(map(len, group.admitted.values())),
+                "hosts": sorted({len(grid.seeds[instance]) for instance in group.rows}),
+                "played": {"instances": len(group.rows), "cells": sum(map(len, group.rows.values()))},
                 "entries": rows,
                 "missing": {name: of for name, of in missing.items() if of and _touched(own[name], group)},
             }
@@ -92,8 +99,18 @@ def _touched(entry: Entry, group: Group) -> bool:
     return any(record.instance in group.rows for record in entry.records)
 
 
-def _figures(pairs: Pairs, score: Floats) -> Figures:
-    """Score, harm and costs of one entry on one group."""
+def _scored(score: Floats) -> Figures:
+    """Of what was admitted."""
+    return {
+        "runs": score.shape[1],
+        "iqm": with_interval(score, iqm),
+        "mean": with_interval(score),
+        "scores": score.tolist(),
+    }
+
+
+def _figures(pairs: Pairs, instances: Sequence[str]) -> Figures:
+    """Harm and costs of one entry, of everything, admitted or not."""
     harm = pairs.over_cells(lambda pair: float(pair.harm))
     steps = pairs.each(lambda pair: pair.episode.length)
     counted = {
@@ -106,54 +123,47 @@ def _figures(pairs: Pairs, score: Floats) -> Figures:
         "fossilized": lambda pair: pair.episode.fossilized,
     }
     return {
-        "runs": score.shape[1],
         "episodes": int(steps.size),
-        "iqm": with_interval(score, iqm),
-        "mean": with_interval(score),
         "gain": with_interval(pairs.over_cells(lambda pair: 100 * pair.gain)),
         "harm": _share(harm),
+        "harm_each": {name: _share(of[None]) for name, of in zip(instances, harm, strict=True)},
         "worst_decile": 100 * worst_decile(pairs.each(lambda pair: pair.gain)),
         "invalid_share": float(pairs.each(lambda pair: pair.episode.invalid).sum() / steps.sum()),
         **{name: float(pairs.each(of).mean()) for name, of in counted.items()},
-        "target": _targets(pairs),
-        "each": {"score": score.tolist(), "harm": [_share(of[None]) for of in harm]},
     }
 
 
-def _targets(pairs: Pairs) -> Figures:
-    """How many episodes reached the target, and after what; medians count the others as infinite."""
+def _target(pairs: Pairs) -> Figures:
+    """Share of the episodes that reached it, and after what; whoever never did took all that there was."""
 
     def epochs(pair: Pair) -> float:
-        own = pair.episode
-        return reached(own.val_quality, target(pair.row), [float(n + 1) for n in range(own.length)])
+        return min(pair.epochs, float(find(pair.row.instance).horizon))
 
     def flops(pair: Pair) -> float:
-        return reached(pair.episode.val_quality, target(pair.row), pair.episode.epoch_flops)
+        return min(pair.flops, pair.row.cell.compute)
 
-    after, cost = pairs.each(epochs), pairs.each(flops)
-    medians = plain([_median(after), _median(cost)])
-    return {"reached": float(np.isfinite(after).mean()), "epochs": medians[0], "flops": medians[1]}
-
-
-def _median(values: Floats) -> float:
-    """The lower of the middle two, so that one that is infinite is not averaged with one that is not."""
-    return float(np.sort(values)[(len(values) - 1) // 2])
+    return {
+        "reached": _share(pairs.over_cells(lambda pair: float(np.isfinite(pair.epochs)))),
+        "epochs": with_interval(pairs.over_cells(epochs)),
+        "flops": with_interval(pairs.over_cells(flops)),
+    }
 
 
-def _against(name: str, scores: Mapping[str, Floats]) -> Figures:
+def _against(name: str, scores: Mapping[str, Floats], rivals: Sequence[str]) -> Figures:
     """Paired difference of scores to each rival, and the probability to be better than it."""
     found = {}
-    for rival in RIVALS:
+    for rival in rivals:
         if rival == name or rival not in scores:
             continue
         ours, theirs = scores[name], scores[rival]
         gap = ours - theirs.mean(axis=1, keepdims=True)
         better = improvement(ours, theirs)
-        ends = improvement_interval(ours, theirs) if 0 < better < 1 else (np.nan, np.nan)
+        ends = improvement_interval(ours, theirs)
+        if np.ptp(ends) <= ROUNDING or better in (0, 1):
+            ends = (np.nan, np.nan)
         found[rival] = {
             "gap": with_interval(gap),
             "gap_each": [with_interval(of[None]) for of in gap],
-            "gap_iqm": with_interval(gap, iqm),
             "better": plain([better, *ends]),
         }
     return found

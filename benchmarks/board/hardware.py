@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from esper_env import EsperVectorEnv
+from esper_env.engine.kernels import build
 
 BITS = ("cpu", "cpu_features", "capability", "gpu", "threads", "torch", "numpy", "kernels")
 """Names of what must be the same where the same bits are asked for."""
+TOLD = ("kernels_file",)
+"""The same, where both tell; the first results do not. Another compiler makes other kernels."""
 NAMED = {
     "vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags",
     "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
@@ -32,6 +35,8 @@ def hardware(envs: EsperVectorEnv) -> dict[str, str | int]:
         "kernels": "native" if "native kernels" in str(envs.metadata["engine"]) else "torch",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+    if found["kernels"] == "native":
+        found["kernels_file"] = hashlib.sha256(build.path().read_bytes()).hexdigest()[:12]
     if device != "cpu" and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

@@ -80,11 +80,34 @@ def read(path: Path) -> Pledge:
     return pledge
 
 
+def several(paths: Sequence[Path]) -> list[Pledge]:
+    """Files of `pledge`, one an entry.
+
+    Raises:
+        RefusedError: see `read`; or two of one entry.
+    """
+    found = [read(path) for path in paths]
+    names = [each.entry for each in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RefusedError(f"pledged more than once: {twice}, one pledge of each entry is required")
+    return found
+
+
+def foreign(pledge: Pledge, records: Sequence[Record]) -> list[str]:
+    """Entries that were not pledged, and might have been chosen: all but baselines as they come."""
+    others = {record.entry for record in records if record.agent.checkpoint or record.agent.config}
+    return [f"{name}: was not pledged, {pledge.entry!r} was" for name in sorted(others - {pledge.entry})]
+
+
 def broken(pledge: Pledge, records: Sequence[Record]) -> list[str]:
     """What of an entry's results was not pledged, or was pledged and is missing."""
     own = [record for record in records if record.entry == pledge.entry]
     if not own:
         return [f"{pledge.entry}: was pledged, and played nothing"]
+    if pledge.environment_version != own[0].environment_version:
+        now = own[0].environment_version
+        return [f"{pledge.entry}: was pledged for {pledge.environment_version!r}, and played {now!r}"]
     played = {str(record.training_seed): digest(record.agent) for record in own}
     found = [
         f"{pledge.entry}: training seed {seed} is not the agent pledged: algorithm, settings and checkpoint"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from board.canonical import content_hash, sealed
 from board.cells import Cell
 from board.entrants import NAME, AgentSpec
-from board.hardware import BITS
+from board.hardware import BITS, TOLD
 from board.play import EPISODES, RECORD_VERSION
 from esper_agents.baselines.schedule import ScheduleConfig
 
@@ -50,9 +50,10 @@ class Hardware(_Model):
     kernels: Word
 
     def same_bits(self, other: "Hardware") -> bool:
-        """Whether the same bits can be asked for: all that decides them is the same (see `hardware.BITS`)."""
+        """Whether the same bits can be asked for: all that decides them is the same (see `hardware`)."""
         mine, theirs = (each.model_dump() for each in (self, other))
-        return all(mine.get(name) == theirs.get(name) for name in BITS)
+        told = [name for name in TOLD if name in mine and name in theirs]
+        return all(mine.get(name) == theirs.get(name) for name in (*BITS, *told))
 
     def __str__(self) -> str:
         """For people."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from board import figures, pledge, plots, records, tables
 from board.entries import STATIC, Register, by_size, entries
+from board.figures import RIVALS
 from board.instances import find
 from board.plans import plan_for
 from board.records import TABLES, Record, RefusedError, Row, Table
@@ -24,14 +25,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--out", type=Path, default=Path("runs/leaderboard/report"), help="folder of the report"
     )
+    parser.add_argument(
+        "--against", nargs="+", default=[], metavar="ENTRY", help=f"to compare all with, beside {RIVALS}"
+    )
     parser.add_argument("--pledges", type=Path, nargs="+", default=[], help="files of `pledge`")
     parser.add_argument("--secret", help="reveal what the host seeds follow from, and check that they do")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write report.md, report.json and pictures; 1 where results had to be left out."""
-    report = made(args.results, args.references, args.secret, args.pledges)
+    """Write report.md, report.json and pictures; 1 where results were left out, or pledges are broken."""
+    report = made(args.results, args.references, args.secret, args.pledges, args.against)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     pictures = plots.draw(report, args.out)
@@ -41,7 +45,9 @@ def main(args: argparse.Namespace) -> int:
     print(text)
     for reason in report["left_out"]:
         print(f"left out: {reason}", file=sys.stderr)
-    return int(bool(report["left_out"]))
+    for problem in report["not_as_pledged"]:
+        print(f"not as pledged: {problem}", file=sys.stderr)
+    return int(bool(report["left_out"] or report["not_as_pledged"]))
 
 
 def made(
@@ -49,28 +55,37 @@ def made(
     references: Sequence[Path],
     secret: str | None,
     pledges: Sequence[Path] = (),
+    against: Sequence[str] = (),
 ) -> figures.Figures:
     """The plain values of a report.
 
     Raises:
-        RefusedError: no results, a table or pledge that can't be trusted, or a secret that is another's.
+        RefusedError: no results, a table or pledge that can't be trusted, a secret that is another's, or an
+            entry to compare with that has played nothing.
     """
-    pledged = [pledge.read(path) for path in pledges]
+    pledged = pledge.several(pledges)
     table = records.table(references)
     secret = revealed(secret, table)
     good, left_out = sorted_out(folders, table, secret)
     broken = {each.entry: pledge.broken(each, good) for each in pledged}
     played = entries(good)
+    absent = sorted({*against} - {*played})
+    if absent:
+        raise RefusedError(f"--against {absent}: there are results of {list(played)}")
+    rivals = list(dict.fromkeys([*RIVALS, *against]))
     return {
         "version": 1,
         "environment_version": table.environment_version,
         "references": table.sha256,
         "commitment": table.commitment,
-        "revealed": secret is not None,
+        "revealed": known(table.commitment) is not None,
+        "checked": secret is not None,
         "pledged": sorted(name for name, problems in broken.items() if not problems),
-        "left_out": left_out + [problem for problems in broken.values() for problem in problems],
+        "not_as_pledged": [problem for problems in broken.values() for problem in problems],
+        "left_out": left_out,
         "room": figures.room(table),
-        "groups": figures.collected(table, played, Grid(table, played.get(STATIC))),
+        "rivals": rivals,
+        "groups": figures.collected(table, played, Grid(table, played.get(STATIC)), rivals),
     }
 
 

@@ -39,7 +39,7 @@ class Shadow:
         self.same: list[bool] = []
         """Of every step, whether the op was the same, and all heads that it reads."""
         self.acted: list[bool] = []
-        """Of every step, whether the recorded op was more than to wait."""
+        """Of every step, whether the recorded op was more than to wait, or the agent's own is."""
         self.other: list[tuple[int, int]] = []
         """(environment, step) in which the agent would have played another action, in any head."""
 
@@ -58,7 +58,7 @@ class Shadow:
             if step < len(steps):
                 read = READS[played[env, Head.OP]]
                 self.same.append(np.array_equal(advice[env, read], played[env, read]))
-                self.acted.append(bool(played[env, Head.OP] != Op.WAIT))
+                self.acted.append({int(played[env, Head.OP]), int(advice[env, Head.OP])} != {int(Op.WAIT)})
                 if not np.array_equal(advice[env], played[env]):
                     self.other.append((env, step))
         return played, (after, own)
@@ -84,7 +84,7 @@ class Rerun:
     same: float
     """Share of the steps in which the agent chose the recorded op, and what that reads."""
     same_acts: float
-    """The same of those steps alone in which more was done than to wait; 1 where there are none."""
+    """The same of those steps alone in which either of them did more than wait; 1 where there are none."""
 
     def gap(self, record: Record) -> float:
         """Mean test quality here, less what was reported."""

@@ -14,12 +14,10 @@ from board.instances import Instance, refuse_absent, select
 from board.play import Job
 from board.progress import JobProgress, duration
 from board.records import TABLES, Table
-from board.seeds import LOCAL_SECRET, commitment, evaluation_seeds, known
+from board.seeds import HOSTS, LOCAL_SECRET, commitment, evaluation_seeds, known
 from esper_agents import config_file
 from esper_agents.config import TrainConfig
 
-SEEDS = 16
-"""Host seeds of every job, if nothing else is said."""
 SETTINGS = ("schedule", "plans", "heuristic")
 """What of a --config file concerns the agents; whatever else a training run has is passed over."""
 
@@ -39,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--deterministic", action="store_true", help="checkpoints play what is likeliest")
     parser.add_argument("--without-wait", action="store_true", help="leave out what all are paired with")
     add_grid(parser)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"hosts of every job (default: {SEEDS})")
+    parser.add_argument("--seeds", type=int, default=HOSTS, help=f"hosts of every job (the board's: {HOSTS})")
     parser.add_argument("--secret", help="what host seeds follow from (default: the references' own)")
     add_place(parser, Path("runs/board"))
     parser.add_argument("--references", type=Path, nargs="+", default=TABLES, help="tables of references")

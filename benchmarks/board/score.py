@@ -3,14 +3,16 @@
 The score of an episode is (q - s) / (O - S): q its test quality after the harvest, s that of the static host
 from the same seed under the same budgets, O and S the means of oracle and static host in the table of
 references. 0 is the static host, 1 the oracle; it is not clipped, neither below nor above, so that means stay
-means. Then it is averaged over the budgets of an instance. What was not admitted counts nowhere.
+means. Then it is averaged over the budgets of an instance. Scores and targets are taken of what was admitted
+alone; harm, and whatever needs no oracle, of everything.
 
-A target is the static host's validation quality after its last epoch plus half of what the oracle's exceeds
-it by: how many epochs, and which share of the static host's training FLOPs, until a network is as good.
+A target is the validation quality of the static host from the same seed after its last epoch, plus half of
+what the oracle's exceeds the static host's by in the table: how many epochs, and which share of the static
+host's training FLOPs, until a network is as good.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -35,7 +37,13 @@ class Group:
     tier: str
     part: str
     rows: dict[str, list[Row]]
-    """Instance -> its admitted budgets."""
+    """Instance -> its budgets."""
+
+    @property
+    def admitted(self) -> dict[str, list[Row]]:
+        """Instance -> its admitted budgets, where it has any."""
+        kept = {instance: [row for row in rows if row.admitted] for instance, rows in self.rows.items()}
+        return {instance: rows for instance, rows in kept.items() if rows}
 
     @property
     def name(self) -> str:
@@ -44,12 +52,14 @@ class Group:
 
 
 def groups(table: Table) -> list[Group]:
-    """For every tier: all that is held out, then its axes apart, then the part for training."""
+    """For every tier: all that is held out, then its axes apart, then the part for training.
+
+    Without groups of which nothing was admitted.
+    """
     tiers: dict[str, dict[str, dict[str, list[Row]]]] = {}
     for row in table.rows:
-        if row.admitted:
-            tier, part = part_of(row.instance)
-            tiers.setdefault(tier, {}).setdefault(part, {}).setdefault(row.instance, []).append(row)
+        tier, part = part_of(row.instance)
+        tiers.setdefault(tier, {}).setdefault(part, {}).setdefault(row.instance, []).append(row)
     found = []
     for tier, parts in tiers.items():
         axes = {part: rows for part, rows in parts.items() if part != TRAIN}
@@ -57,7 +67,17 @@ def groups(table: Table) -> list[Group]:
         named = ({HELD_OUT: together} if together else {}) | axes
         named |= {TRAIN: parts[TRAIN]} if TRAIN in parts else {}
         found += [Group(tier, part, rows) for part, rows in named.items()]
-    return found
+    return [group for group in found if group.admitted]
+
+
+@dataclass(frozen=True)
+class Static:
+    """What the static host reached from a seed."""
+
+    quality: float
+    """On the test split."""
+    val_quality: float
+    """After its last epoch; 0 where it was no number."""
 
 
 class Grid:
@@ -69,17 +89,17 @@ class Grid:
     """
 
     def __init__(self, table: Table, static: Entry | None) -> None:
-        self._quality: dict[tuple[str, Cell, int], float] = {}
+        self._static: dict[tuple[str, Cell, int], Static] = {}
         self.seeds: dict[str, list[int]] = {}
         """Instance -> host seeds."""
         for row in table.rows:
             own = row.references["static"]
-            for seed, quality in zip(own.seeds, own.quality, strict=True):
-                self._quality[row.instance, row.cell, seed] = quality
+            for seed, quality, val in zip(own.seeds, own.quality, own.val_quality, strict=True):
+                self._static[row.instance, row.cell, seed] = Static(quality, val or 0.0)
             self.seeds[row.instance] = list(own.seeds)
         self._played = played = dict[str, dict[Cell, list[int]]]()
         for (instance, cell, _, seed), episode in (static.episodes if static else {}).items():
-            self._quality[instance, cell, seed] = episode.quality
+            self._static[instance, cell, seed] = Static(episode.quality, episode.val_quality[-1] or 0.0)
             played.setdefault(instance, {}).setdefault(cell, []).append(seed)
         self._uneven: set[str] = set()
         """Instances whose static host was played on other seeds under other budgets."""
@@ -102,7 +122,7 @@ class Grid:
                     for run, keys in zip(entry.runs, wanted, strict=True)
                     if not keys <= entry.episodes.keys()
                 ]
-                unpaired = not all((instance, row.cell, seed) in self._quality for seed in seeds)
+                unpaired = not all((instance, row.cell, seed) in self._static for seed in seeds)
                 if unpaired or (gone and row.cell not in self._played.get(instance, ())):
                     gone = [f"{where}, which {STATIC!r} has not played"]
                 lacking += gone
@@ -115,9 +135,9 @@ class Grid:
             lacking.append(f"as many host seeds everywhere, which {STATIC!r} has not played ({counts})")
         return lacking
 
-    def static(self, instance: str, cell: Cell, seed: int) -> float:
-        """Test quality of the static host."""
-        return self._quality[instance, cell, seed]
+    def static(self, instance: str, cell: Cell, seed: int) -> Static:
+        """What the static host reached."""
+        return self._static[instance, cell, seed]
 
 
 @dataclass(frozen=True)
@@ -126,13 +146,13 @@ class Pair:
 
     row: Row
     episode: Episode
-    static: float
-    """Test quality of the static host from the same seed."""
+    static: Static
+    """The static host from the same seed."""
 
     @property
     def gain(self) -> float:
         """Test quality above the static host's."""
-        return self.episode.quality - self.static
+        return self.episode.quality - self.static.quality
 
     @property
     def score(self) -> float:
@@ -144,19 +164,34 @@ class Pair:
         """Whether it ended more than a point below the static host."""
         return self.gain < -HARM
 
+    @property
+    def target(self) -> float:
+        """Validation quality that is to be reached; NaN, which nobody reaches, where no oracle has any."""
+        return self.static.val_quality + 0.5 * val_headroom(self.row)
+
+    @property
+    def epochs(self) -> float:
+        """Until the target is reached; infinite if never."""
+        return reached(self.episode.val_quality, self.target, range(1, self.episode.length + 1))
+
+    @property
+    def flops(self) -> float:
+        """The same in training FLOPs, as a share of the static host's whole run."""
+        return reached(self.episode.val_quality, self.target, self.episode.epoch_flops)
+
 
 def headroom(row: Row) -> float:
     """The oracle's test quality above the static host's, means of the table."""
     return float(np.mean(row.references["oracle"].quality) - np.mean(row.references["static"].quality))
 
 
-def target(row: Row) -> float:
-    """Validation quality that is to be reached; NaN, which nobody reaches, where it was never a number."""
-    static, oracle = (
+def val_headroom(row: Row) -> float:
+    """The oracle's last validation quality above the static host's; NaN where it was no number."""
+    oracle, static = (
         np.mean([quality for quality in row.references[name].val_quality if quality is not None] or [np.nan])
-        for name in ("static", "oracle")
+        for name in ("oracle", "static")
     )
-    return float(static + 0.5 * (oracle - static))
+    return float(oracle - static)
 
 
 def reached(quality: Sequence[float | None], wanted: float, spent: Sequence[float]) -> float:
@@ -179,18 +214,18 @@ def reached(quality: Sequence[float | None], wanted: float, spent: Sequence[floa
 
 
 class Pairs:
-    """An entry's episodes on a group, in order.
+    """An entry's episodes on instances, in order.
 
     Args:
         entry: Of which nothing is missing (see `Grid.missing`).
-        group: Instances and their admitted budgets.
+        rows: Instance -> its budgets.
         grid: Host seeds, and the static host.
     """
 
-    def __init__(self, entry: Entry, group: Group, grid: Grid) -> None:
+    def __init__(self, entry: Entry, rows: Mapping[str, Sequence[Row]], grid: Grid) -> None:
         self._pairs = []
-        for instance, rows in group.rows.items():
-            axes = rows, entry.runs, grid.seeds[instance]
+        for instance, budgets in rows.items():
+            axes = budgets, entry.runs, grid.seeds[instance]
             pairs = np.empty([len(axis) for axis in axes], dtype=object)
             for index, (row, run, seed) in zip(np.ndindex(*pairs.shape), product(*axes), strict=True):
                 episode = entry.episodes[instance, row.cell, run, seed]

@@ -16,6 +16,8 @@ RANGES: dict[Purpose, int] = {"search": 1, "tuning": 2, "reference": 3, "evaluat
 judging entries. Seeds of the first three are public."""
 WIDTH = 2**48
 """Seeds of a purpose."""
+HOSTS = 4
+"""Host seeds from which every job of the board is played, the first ones."""
 LOCAL_SECRET = "local"
 """Of evaluations that nobody committed to: for use at home."""
 REVEALED = (LOCAL_SECRET,)

@@ -102,7 +102,7 @@ def manifest(own: Sequence[Record], contents: Mapping[str, bytes], table: Table)
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path, table: Table) -> Iterator[Path]:
     """A folder with what was packed, checked file by file; it is gone afterwards.
 
     Raises:
@@ -112,13 +112,33 @@ def unpacked(path: Path) -> Iterator[Path]:
         folder = Path(name)
         try:
             with zipfile.ZipFile(path) as archive:
-                _unpack(archive, path, folder)
+                values = _unpack(archive, path, folder)
         except DAMAGE as error:
             raise RefusedError(f"{path} can't be read: {type(error).__name__}: {error}") from None
+        _refuse_other(values, path, folder, table)
         yield folder
 
 
-def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
+def _refuse_other(values: Mapping[str, object], path: Path, folder: Path, table: Table) -> None:
+    """Whether the manifest says what the results do; whatever can't be read is found by who reads it.
+
+    Raises:
+        RefusedError: it says something else, or less.
+    """
+    own, unread = records.readable([folder])
+    if unread:
+        return
+    contents = {
+        each.relative_to(folder).as_posix(): each.read_bytes() for each in folder.rglob("*") if each.is_file()
+    }
+    expected = manifest(own, contents, table)
+    other = [name for name in {**expected, **values} if values.get(name) != expected.get(name)]
+    other = [name for name in other if name not in ("references", "sha256")]  # a table grows
+    if other:
+        raise RefusedError(f"{path}: {MANIFEST} says something else than the results do: {other}")
+
+
+def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> dict[str, object]:
     if sum(entry.file_size for entry in archive.infolist()) > MOST:
         raise RefusedError(f"{path} holds more than {MOST} bytes")
     values = json.loads(archive.read(MANIFEST))
@@ -135,3 +155,4 @@ def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> None:
             raise RefusedError(f"{path}: {name} is not what {MANIFEST} says")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+    return values

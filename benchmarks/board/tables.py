@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from stories_report import markdown
 
-from board.figures import RIVALS, Figures
+from board.figures import Figures
 from board.score import HARM, HELD_OUT
 
 MARGIN = 0.05
@@ -18,21 +18,33 @@ MISSING = "-"
 
 def document(report: Figures) -> str:
     """The whole report."""
-    return "\n".join([*_opening(report), *(line for group in report["groups"] for line in _group(group))])
+    return "\n".join(
+        [*_opening(report), *(line for group in report["groups"] for line in _group(group, report["rivals"]))]
+    )
 
 
 ABOUT = """
 Environment {version}; references `{references}`. Host seeds: committed to as `{commitment}`,
 {revealed}; pledged before that: {pledged}. Of {pairs} pairs of instance
-and budgets {refused} were refused, having too little to win or too uncertain a figure; they count nowhere.
+and budgets {refused} were refused, having too little to win or too uncertain a figure: scores and targets
+leave them out, everything else does not.
 
 Score: 0 is the static host, 1 the oracle, not clipped; interquartile mean (IQM) over instances, training
-seeds and host seeds, with 95% interval. Harm: share of episodes that end more than {harm:g} point of test
-quality below the static host from the same seed, every instance weighing the same. Worst tenth: points above
-the static host, mean over the worst tenth of all episodes. Parameters (of the harvested network; most: at any
-time) and FLOPs: multiples of the static host's. Target: half way from the static host's validation quality to
-the oracle's; epochs and FLOPs to it are medians, in which those that never reach it are infinite.
+seeds and host seeds, with 95% interval; differences are those of means. Points: of test quality above the
+static host from the same seed. Harm: share of episodes that end more than {harm:g} point below it. In all of
+these every instance weighs the same. Worst tenth: points, mean over the worst tenth of all episodes.
+Parameters (of the harvested network; most: at any time) and FLOPs: multiples of the static host's. Target:
+half of what the oracle wins above the static host's last validation quality; epochs and FLOPs to it are
+means, in which whoever never reaches it takes the whole horizon, and the whole budget.
 """
+
+
+REVEALED = {
+    (True, True): "revealed and checked",
+    (False, True): "not revealed yet, checked by whoever made this report",
+    (False, False): "not revealed yet",
+}
+"""By whether everybody knows the secret, and whether the host seeds were checked."""
 
 
 def _opening(report: Figures) -> Iterator[str]:
@@ -41,7 +53,7 @@ def _opening(report: Figures) -> Iterator[str]:
         version=report["environment_version"],
         references=report["references"][:12],
         commitment=report["commitment"][:12],
-        revealed="revealed and checked" if report["revealed"] else "not revealed yet",
+        revealed=REVEALED[report["revealed"], report["checked"]],
         pledged=", ".join(report["pledged"]) or "nobody",
         pairs=len(report["room"]),
         refused=sum(not row["admitted"] for row in report["room"]),
@@ -51,27 +63,36 @@ def _opening(report: Figures) -> Iterator[str]:
         yield "**Left out:**\n"
         yield from (f"- {reason}" for reason in report["left_out"])
         yield ""
+    if report["not_as_pledged"]:
+        yield "**Not as pledged**, and shown all the same:\n"
+        yield from (f"- {problem}" for problem in report["not_as_pledged"])
+        yield ""
 
 
-def _group(group: Figures) -> Iterator[str]:
+def _group(group: Figures, rivals: Sequence[str]) -> Iterator[str]:
     count = len(group["instances"])
     instances = f"{count} instance{'s' if count != 1 else ''}, {group['cells']} with budgets"
-    yield f"## {group['tier']}, {group['part']} ({instances})\n"
+    played = group["played"]
+    whole = f"; {played['instances']} and {played['cells']} were played"
+    more = whole if played["cells"] > group["cells"] else ""
+    hosts = " or ".join(map(str, group["hosts"]))
+    yield f"## {group['tier']}, {group['part']} ({instances}{more}; {hosts} hosts)\n"
     rows = group["entries"]
     if not rows:
         yield "Nobody has played all of it.\n"
     else:
         machines = sorted({machine for row in rows.values() for machine in row["hardware"]})
+        columns = _columns(rivals)
         names = sorted(rows, key=lambda name: -(rows[name]["iqm"][0]))
         lines = [
             [
                 _named(name, rows),
-                *(read(rows[name]) for read in COLUMNS.values()),
+                *(read(rows[name]) for read in columns.values()),
                 _numbers(rows[name], machines),
             ]
             for name in names
         ]
-        yield markdown(["agent", *COLUMNS, "machine"], lines) + "\n"
+        yield markdown(["agent", *columns, "machine"], lines) + "\n"
         yield from (f"Machine {number}: {machine}.\n" for number, machine in enumerate(machines, 1))
         if group["part"] == HELD_OUT:
             yield from _questions(group)
@@ -105,8 +126,8 @@ def _questions(group: Figures) -> Iterator[str]:
     if learned:
         yield ""
     for name, row in learned.items():
-        gaps, harms = row["against"]["schedule"]["gap_each"], row["each"]["harm"]
-        each = list(zip(group["instances"], gaps, harms, strict=True))
+        gaps = zip(group["instances"], row["against"]["schedule"]["gap_each"], strict=True)
+        each = [(instance, gap, row["harm_each"][instance]) for instance, gap in gaps]
         good = [instance for instance, gap, harm in each if _pays(gap, harm)]
         yield f"{name}, instance by instance; {len(good)} of {len(each)}: {', '.join(good) or 'none'}.\n"
         lines = [
@@ -117,7 +138,7 @@ def _questions(group: Figures) -> Iterator[str]:
 
 
 def _pays(gap: Sequence[float | None], harm: Sequence[float | None]) -> bool:
-    """Whether it wins what is asked for above the schedule, for sure, and does hardly any harm."""
+    """Whether it wins what is asked for above the schedule, is better for sure, and does hardly any harm."""
     mean, low, _ = gap
     assert mean is not None, "a mean of figures that are there"
     assert harm[0] is not None, "likewise"
@@ -126,7 +147,7 @@ def _pays(gap: Sequence[float | None], harm: Sequence[float | None]) -> bool:
 
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:
     """Mean score on every instance."""
-    scores = {name: np.array(group["entries"][name]["each"]["score"]) for name in names}
+    scores = {name: np.array(group["entries"][name]["scores"]) for name in names}
     lines = [
         [instance, *(f"{scores[name][number].mean():.2f}" for name in names)]
         for number, instance in enumerate(group["instances"])
@@ -157,21 +178,25 @@ def _rival(rival: str, figure: str, form: str) -> Callable[[Figures], str]:
     return read
 
 
-def _optional(value: float | None, form: str) -> str:
-    return MISSING if value is None else form.format(value)
+def _columns(rivals: Sequence[str]) -> dict[str, Callable[[Any], str]]:
+    """What is shown of every entry, in order."""
+    return {
+        "training seeds": lambda row: str(row["runs"]),
+        "score, IQM": lambda row: interval(row["iqm"], "{:.3f}"),
+        "score, mean": lambda row: interval(row["mean"], "{:.3f}"),
+        **{f"less {each}": _rival(each, "gap", "{:+.3f}") for each in rivals if each != "heuristic"},
+        **{f"better than {each}": _rival(each, "better", "{:.2f}") for each in rivals},
+        **COSTS,
+    }
 
 
-COLUMNS: dict[str, Callable[[Any], str]] = {
-    "training seeds": lambda row: str(row["runs"]),
-    "score, IQM": lambda row: interval(row["iqm"], "{:.3f}"),
-    "score, mean": lambda row: interval(row["mean"], "{:.3f}"),
-    "less schedule": _rival("schedule", "gap", "{:+.3f}"),
-    **{f"better than {rival}": _rival(rival, "better", "{:.2f}") for rival in RIVALS},
+COSTS: dict[str, Callable[[Any], str]] = {
     "harm %": lambda row: interval(_percent(row["harm"]), "{:.1f}"),
+    "points": lambda row: interval(row["gain"], "{:+.2f}"),
     "worst tenth": lambda row: f"{row['worst_decile']:+.1f}",
-    "target reached %": lambda row: f"{100 * row['target']['reached']:.0f}",
-    "epochs to it": lambda row: _optional(row["target"]["epochs"], "{:.1f}"),
-    "FLOPs to it": lambda row: _optional(row["target"]["flops"], "{:.2f}"),
+    "target reached %": lambda row: interval(_percent(row["target"]["reached"]), "{:.0f}"),
+    "epochs to it": lambda row: interval(row["target"]["epochs"], "{:.1f}"),
+    "FLOPs to it": lambda row: interval(row["target"]["flops"], "{:.2f}"),
     "parameters": lambda row: f"{row['param_ratio']:.2f}",
     "most": lambda row: f"{row['most_ratio']:.2f}",
     "FLOPs": lambda row: f"{row['flops_ratio']:.2f}",

@@ -11,7 +11,6 @@ import hashlib
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,10 @@ from board.quality import quality
 from esper_agents.agent import Info
 from esper_agents.environment import EnvironmentConfig, make_world
 from esper_agents.episodes import Episode, Step
-from esper_agents.evaluate import evaluate
 from esper_env import EsperVectorEnv, Stage
 from esper_env.blueprints.catalogue import CATALOGUE
 
 Record = dict[str, Any]
-FINGERPRINT = ("chain", "rules", "state")
-"""Fields of an episode that must be equal, to the last bit, on the same machine."""
 
 
 def world(
@@ -222,25 +218,3 @@ class TraceAgent:
             if memory < len(steps):
                 chosen[env] = steps[memory]
         return chosen, memory + 1
-
-
-def replay(
-    instance: Instance, cell: Cell, episodes: Sequence[Mapping[str, Any]], device: str = "cpu"
-) -> list[Record]:
-    """Play the actions of recorded episodes again, on their seeds.
-
-    Args:
-        instance: Of the episodes.
-        cell: Its budgets.
-        episodes: Records with `seed` and `actions`; one that ends before its actions do is not played on, one
-            that does not waits to its end.
-        device: Where networks grow.
-
-    Returns:
-        Records of the same form; on the same machine their `FINGERPRINT` is that of the originals.
-    """
-    seeds = [int(episode["seed"]) for episode in episodes]
-    with closing(world(instance, cell, len(seeds), device)) as envs:
-        recorder = Recorder(envs, instance, cell, seeds)
-        agent = TraceAgent([episode["actions"] for episode in episodes])
-        return recorder.records(evaluate(agent, envs, seeds, recorder.step).episodes)

@@ -3,9 +3,9 @@
 Every file is checked: form, digest, versions, instance, commitment, budgets, checkpoint. A share of the jobs
 is played again along its traces, with the agent asked at every step, and parameters and FLOPs are counted
 anew. On the same CPU model, threads, torch and kernels all must be equal to the last bit, the agent's choices
-too; elsewhere length, masks, stages and costs must be, mean quality of a job within a point and that of all
-jobs within what chance explains, and the agent must choose the recorded action nine times in ten, also where
-that is more than to wait: that is marked "not bit-verified".
+too; elsewhere length, masks, stages and costs must be, quality of a job and of all jobs within what rounding
+explains, and the agent must choose the recorded action nine times in ten, also where that is more than to
+wait: that is marked "not bit-verified".
 """
 
 import argparse
@@ -13,6 +13,7 @@ import math
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,12 @@ def main(args: argparse.Namespace) -> int:
             "host seeds can't be checked before the secret that they follow from is revealed (--secret): "
             "--seeds-unchecked verifies the rest"
         )
-    with opened(args.results) as folder:
+    again = Replayed()
+    with opened(args.results, table) as folder:
         good, problems = read(folder, args.entry)
         problems += missing(good, table, args.partial)
-        problems += [] if pledged is None else pledge.broken(pledged, good)
+        if pledged is not None:
+            problems += pledge.broken(pledged, good) + pledge.foreign(pledged, good)
         for record in good:
             found = checks.of_file(record, table, folder, secret)
             problems += [f"{record}: {problem}" for problem in found]
@@ -71,19 +74,36 @@ def main(args: argparse.Namespace) -> int:
             print(f"WRONG: {problem}")
         wrong += len(problems)
         if not wrong:
-            wrong += replayed(chosen(good, args.share, draw), folder, args.device)
-    verified = "verified" if secret is not None else "verified, but for the host seeds"
-    print(f"{len(good)} results, {wrong} things wrong: {'REFUSED' if wrong else verified}")
+            again = replayed(chosen(good, args.share, draw), folder, args.device)
+            wrong += again.wrong
+    seeds = "" if secret is not None else ", but for the host seeds"
+    verdict = "REFUSED" if wrong else f"verified{seeds}{again.how}"
+    print(f"{len(good)} results, {wrong} things wrong, {again.jobs} played again: {verdict}")
     return int(wrong > 0)
 
 
+@dataclass
+class Replayed:
+    """What came of playing again."""
+
+    jobs: int = 0
+    to_the_bit: int = 0
+    wrong: int = 0
+
+    @property
+    def how(self) -> str:
+        """What is not to the last bit, in words."""
+        rest = self.jobs - self.to_the_bit
+        return f", {rest} of {self.jobs} not bit-verified" if rest else ", to the last bit"
+
+
 @contextmanager
-def opened(results: Path) -> Iterator[Path]:
+def opened(results: Path, table: Table) -> Iterator[Path]:
     """The folder of the results, unpacked where they are packed."""
     if results.is_dir():
         yield results
     else:
-        with submit.unpacked(results) as folder:
+        with submit.unpacked(results, table) as folder:
             yield folder
 
 
@@ -124,9 +144,9 @@ def chosen(good: Sequence[Record], share: float, draw: int) -> list[Record]:
     return found
 
 
-def replayed(records: Sequence[Record], folder: Path, device: str) -> int:
-    """Play results again; how many things are wrong."""
-    wrong, gaps = 0, dict[str, list[float]]()
+def replayed(records: Sequence[Record], folder: Path, device: str) -> Replayed:
+    """Play results again, and say what is wrong with each."""
+    found, gaps = Replayed(), dict[str, list[tuple[float, int]]]()
     steps = [sum(episode.length for episode in record.episodes) for record in records]
     with JobProgress(len(records), sum(steps)) as progress:
         for record, own in zip(records, steps, strict=True):
@@ -134,18 +154,20 @@ def replayed(records: Sequence[Record], folder: Path, device: str) -> int:
                 again = rerun(record, folder, device)
             except Exception as error:  # of values that nobody foresaw: whatever can't be played is refused
                 print(f"WRONG: {record}: can't be played again: {type(error).__name__}: {error}")
-                wrong += 1
+                found.wrong += 1
+                progress.count(own)
                 continue
             problems, bits = checks.of_rerun(record, again)
             _say(record, again, problems, bits, progress.count(own))
-            wrong += len(problems)
+            found.jobs, found.to_the_bit = found.jobs + 1, found.to_the_bit + bits
+            found.wrong += len(problems)
             if not bits:
-                gaps.setdefault(record.entry, []).append(again.gap(record))
+                gaps.setdefault(record.entry, []).append((again.gap(record), len(record.episodes)))
     for entry, of_jobs in gaps.items():
-        for problem in checks.biased(of_jobs):
+        for problem in checks.biased([gap for gap, _ in of_jobs], sum(hosts for _, hosts in of_jobs)):
             print(f"WRONG: {entry}: {problem}")
-            wrong += 1
-    return wrong
+            found.wrong += 1
+    return found
 
 
 def _say(record: Record, again: Rerun, problems: Sequence[str], bits: bool, left: str) -> None:

@@ -31,7 +31,7 @@ def table(shape, seed=0):
 def narrow(scores, ends, statistic):
     """Ends of the plain percentiles, without the widening for few values."""
     middle = float(statistic(scores.ravel()))
-    return middle + (np.array(ends) - middle) / widening(*scores.shape[1:])
+    return middle + (np.array(ends) - middle) / widening(*scores.shape)
 
 
 @pytest.mark.parametrize("statistic", [mean, iqm])
@@ -80,22 +80,38 @@ def test_an_interval_covers_what_it_says_where_a_run_is_lucky_in_all_tasks_at_on
             widths += [high - low] if statistic is mean else []
     assert min(covered.values()) / tables >= 0.91
     deviation = math.sqrt(of_runs**2 / runs + of_hosts**2 / 48 + 0.5**2 / (48 * runs))
-    assert np.mean(widths) / (2 * 1.96 * deviation) <= 1.05 * widening(runs, 8)
+    assert np.mean(widths) / (2 * 1.96 * deviation) <= 1.05 * widening(6, runs, 8)
 
 
 @pytest.mark.parametrize(("runs", "told"), [(2, 9.2), (3, 2.7), (5, 1.6), (10, 1.2)])
 def test_few_runs_are_widened_as_students_t_and_the_variance_of_resamples_want(runs, told):
     """Of a mean: t of n - 1 for 1.96, and the variance of a bootstrap is short by (n - 1) / n."""
     expected = stats.t.ppf(0.975, runs - 1) / stats.norm.ppf(0.975) * math.sqrt(runs / (runs - 1))
-    assert widening(runs, 8) == pytest.approx(expected, rel=1e-3)
-    assert round(widening(runs, 8), 1) == told
-    assert widening(1, 8) == pytest.approx(math.sqrt(8 / 7))
+    assert widening(6, runs, 8) == pytest.approx(expected, rel=1e-3)
+    assert round(widening(6, runs, 8), 1) == told
+
+
+@pytest.mark.parametrize(("tasks", "told"), [(1, 1.9), (16, 1.2)])
+def test_few_episodes_are_widened_likewise_and_all_tasks_tell_their_deviation(tasks, told):
+    expected = stats.t.ppf(0.975, 3 * tasks) / stats.norm.ppf(0.975) * math.sqrt(4 / 3)
+    assert widening(tasks, 1, 4) == pytest.approx(expected, rel=2e-3)
+    assert round(widening(tasks, 1, 4), 1) == told
+
+
+@pytest.mark.parametrize(("tasks", "runs"), [(1, 1), (2, 1), (1, 10), (15, 1)])
+def test_an_interval_covers_what_it_says_where_hosts_decide_and_there_are_four(tasks, runs):
+    rng, tables, covered = np.random.default_rng(1), 400, 0
+    for number in range(tables):
+        luck = rng.normal(0, 1, (tasks, 1, 4)) + rng.normal(0, 0.2, (tasks, runs, 4))
+        low, high = interval(luck, mean, number, 300)
+        covered += low < 0 < high
+    assert covered / tables >= 0.91
 
 
 def test_what_was_not_repeated_has_no_interval():
     assert np.isnan(interval([[[1.0]], [[2.0]]], mean)).all()
     assert interval(np.ones((2, 3, 4)), mean) == (1, 1)
-    assert math.isnan(widening(1, 1))
+    assert math.isnan(widening(3, 1, 1))
 
 
 def test_draws_are_paired_between_agents_with_and_without_training():
@@ -136,7 +152,7 @@ def test_the_interval_of_the_probability_of_improvement_is_that_of_a_plain_loop(
             tasks.append(np.mean([(x > y) + 0.5 * (x == y) for x in a for y in b]))
         drawn.append(np.mean(tasks))
     middle = improvement(ours, theirs)
-    expected = middle + widening(3, 4) * (np.quantile(drawn, [0.025, 0.975]) - middle)
+    expected = middle + widening(2, 3, 4) * (np.quantile(drawn, [0.025, 0.975]) - middle)
     assert improvement_interval(ours, theirs, 5, 400) == pytest.approx(np.clip(expected, 0, 1), rel=1e-9)
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import leaderboard
 import pytest
-from board import jobs, rerun, verify
+from board import checks, jobs, rerun, verify
 from board.canonical import content_hash, sealed
 from board.cells import Cell
 from board.entrants import entrant
@@ -63,6 +63,7 @@ def folder(honest, tmp_path, monkeypatch):
         return MEMORY[key]
 
     monkeypatch.setattr(verify, "rerun", remembered)
+    monkeypatch.setattr(checks, "HOSTS", 2)
     return tmp_path / "copy"
 
 

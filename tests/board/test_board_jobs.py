@@ -19,8 +19,8 @@ from board import jobs
 from board.canonical import canonical, content_hash, sealed
 from board.cells import Cell
 from board.play import Job, play
-from board.trace import FINGERPRINT, replay, state_digest, world
-from tiny import CELL, job, tiny
+from board.trace import state_digest, world
+from tiny import CELL, job, replay, tiny
 
 from esper_env import Op, Stage
 
@@ -68,9 +68,8 @@ def test_costs_and_quality_are_those_of_the_environment(record):
 
 def test_a_trace_played_again_is_the_same_to_the_last_bit(record):
     again = replay(tiny(), CELL, record["episodes"][1:])
-    for old, new in zip(record["episodes"][1:], again, strict=True):
-        assert [new[name] for name in FINGERPRINT] == [old[name] for name in FINGERPRINT]
-        assert new == old
+    assert {"chain", "rules", "state"} <= again[0].keys()
+    assert again == record["episodes"][1:]
 
 
 @pytest.mark.parametrize("change", ["action", "seed", "cell", "length"])

@@ -10,7 +10,7 @@ from board.canonical import sealed
 from board.instances import find
 from board.records import Record, RefusedError, Table
 from board.seeds import commitment, evaluation_seeds
-from made_up_results import CELLS, HARDWARE, SECRET, STATIC, luck, play, record, references, write
+from made_up_results import CELLS, HARDWARE, SECRET, STATIC, VERSION, luck, play, record, references, write
 
 INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
 
@@ -70,7 +70,8 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     assert [group["part"] for group in values["groups"]] == ["held-out", "seeds", "data", "reach", "train"]
     assert row(text, "schedule", "score, IQM") == "0.500"  # nothing varied, nothing was drawn
     assert row(text, "schedule", "harm %") == "0.0"
-    assert row(text, "heuristic", "score, mean").startswith("0.267 (")
+    assert row(text, "heuristic", "score, mean") == "0.267"  # nor within an instance
+    assert row(text, "heuristic", "points") == "+5.00"
     own = values["groups"][0]["entries"]["esper_ppo"]
     assert row(text, "esper_ppo", "score, IQM").startswith(f"{own['iqm'][0]:.3f} (")
     assert own["iqm"][1] < own["iqm"][0] < own["iqm"][2]
@@ -79,6 +80,8 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     )
     assert row(text, "wait", "target reached %") == "0"
     assert "Of 24 pairs of instance\nand budgets 1 were refused" in text
+    assert "## T1, held-out (5 instances, 19 with budgets; 5 and 20 were played; 4 hosts)" in text
+    assert "## T1, seeds (2 instances, 8 with budgets; 4 hosts)" in text
     assert "not revealed yet" in text
     assert own["harm"][0] <= 0.05
     assert "+0.05 with an interval above 0 and harm of at most 5%: **yes**" in text
@@ -87,6 +90,20 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     for name in ("scores_T1.png", "profile_T1.png"):
         assert (folder / "o" / name).stat().st_size > 5000
         assert f"({name})" in text
+
+
+def test_entries_are_compared_with_others_too(folder):
+    code, values = made(folder, "--against", "esper_ppo")
+    text = (folder / "o" / "report.md").read_text()
+    assert (code, values["rivals"]) == (0, ["schedule", "heuristic", "esper_ppo"])
+    own = values["groups"][0]["entries"]
+    assert row(text, "esper_ppo", "less esper_ppo") == "-"
+    ours, theirs = (own[name]["mean"][0] for name in ("schedule", "esper_ppo"))
+    assert own["schedule"]["against"]["esper_ppo"]["gap"][0] == pytest.approx(ours - theirs)
+    assert row(text, "schedule", "less esper_ppo").startswith(f"{ours - theirs:+.3f} (")
+    assert row(text, "schedule", "better than esper_ppo").startswith("0.")
+    with pytest.raises(RefusedError, match=r"--against \['nobody'\]: there are results of \['wait', "):
+        made(folder, "--against", "nobody")
 
 
 def test_a_report_names_the_instances_on_which_learning_pays(folder):
@@ -120,7 +137,9 @@ def test_who_was_pledged_is_said(folder, tmp_path, capsys):
     }
     paths = []
     for name, changes in (("good", {}), ("bad", {"2": "0" * 64})):
-        values = pledge.Pledge(entry="mine", agents=agents | changes).model_dump()
+        values = pledge.Pledge(
+            entry="mine", environment_version=VERSION, agents=agents | changes
+        ).model_dump()
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps(sealed(values)))
     code, values = made(folder, "--pledges", paths[0])
@@ -128,9 +147,13 @@ def test_who_was_pledged_is_said(folder, tmp_path, capsys):
     assert "pledged before that: mine." in (folder / "o" / "report.md").read_text()
     code, values = made(folder, "--pledges", paths[1])
     assert (code, values["pledged"]) == (1, [])
-    assert values["left_out"] == [
-        "mine: training seed 2 is not the agent pledged: algorithm, settings and checkpoint"
-    ]
+    [problem] = values["not_as_pledged"]
+    assert problem == "mine: training seed 2 is not the agent pledged: algorithm, settings and checkpoint"
+    assert values["left_out"] == []
+    shown = (folder / "o" / "report.md").read_text()
+    assert f"**Not as pledged**, and shown all the same:\n\n- {problem}" in shown
+    with pytest.raises(RefusedError, match=r"pledged more than once: \['mine'\]"):
+        made(folder, "--pledges", *paths)
 
 
 def test_a_report_repeats(folder):
@@ -140,7 +163,8 @@ def test_a_report_repeats(folder):
 
 def test_a_secret_that_is_revealed_is_checked(folder):
     code, values = made(folder, "--secret", SECRET)
-    assert (code, values["revealed"]) == (0, True)
+    assert (code, values["revealed"], values["checked"]) == (0, False, True)
+    assert "not revealed yet, checked by whoever made" in (folder / "o" / "report.md").read_text()
     with pytest.raises(RefusedError, match="'another' is not what was committed to"):
         made(folder, "--secret", "another")
 

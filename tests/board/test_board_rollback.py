@@ -12,8 +12,8 @@ from board.entrants import AgentSpec, Entrant
 from board.play import Job, play
 from board.quality import qualities, quality
 from board.records import Record
-from board.trace import Recorder, replay
-from tiny import tiny
+from board.trace import Recorder
+from tiny import replay, tiny
 
 from esper_env import EsperVectorEnv
 

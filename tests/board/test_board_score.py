@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from board import checks, figures, records, score
 from board.entries import Register, entries, part_of
+from board.instances import find
 from board.records import Record, RefusedError, Table
-from made_up_results import CELLS, ORACLE, STATIC, luck, play, record, references
+from board.seeds import evaluation_seeds
+from made_up_results import CELLS, ORACLE, SECRET, STATIC, luck, play, record, references
 from scipy import stats
 
 INSTANCES = ("T1-data-00", "T1-data-01", "T1-seeds-00", "T1-train-00")
@@ -89,7 +91,7 @@ def test_what_is_held_out_is_reported_apart_axis_by_axis(table, tmp_path):
     }
 
 
-def test_what_was_not_admitted_counts_nowhere(tmp_path):
+def test_what_was_not_admitted_counts_for_harm_alone(tmp_path):
     refused = {("T1-data-00", 1.5, 1.0), *(("T1-data-01", *cell.values()) for cell in CELLS)}
     table = records.read(references(tmp_path / "t.json", INSTANCES, refused), Table)
 
@@ -101,8 +103,18 @@ def test_what_was_not_admitted_counts_nowhere(tmp_path):
     play(tmp_path / "r", "schedule", INSTANCES, quality)
     group = collected(table, tmp_path / "r")["data"]
     assert (group["instances"], group["cells"]) == (["T1-data-00"], 3)
-    assert group["entries"]["schedule"]["mean"][0] == pytest.approx(0.5)
-    assert group["entries"]["schedule"]["harm"][0] == 0
+    assert group["played"] == {"instances": 2, "cells": 8}
+    own = group["entries"]["schedule"]
+    assert own["mean"][0] == pytest.approx(0.5)
+    assert own["harm"][0] == pytest.approx((1 / 4 + 1) / 2)
+    assert own["harm_each"] == {"T1-data-00": [0.25, None, None], "T1-data-01": [1, None, None]}
+    assert own["gain"][0] == pytest.approx(np.mean([-30, 10, 10, 10, -30, -30, -30, -30]))
+    assert [each["part"] for each in figures.collected(table, {}, score.Grid(table, None))] == [
+        "held-out",
+        "data",
+        "seeds",
+        "train",
+    ], "of what nobody has played, too"
 
 
 def test_every_instance_weighs_the_same_in_score_and_harm(tmp_path):
@@ -118,7 +130,7 @@ def test_every_instance_weighs_the_same_in_score_and_harm(tmp_path):
     own = collected(table, tmp_path / "r")["held-out"]["entries"]["schedule"]
     assert own["harm"][0] == 0.5
     assert own["mean"][0] == pytest.approx(0)
-    assert own["each"]["harm"] == [[0, None, None], [1, None, None]]
+    assert own["harm_each"] == {"T1-data-00": [0, None, None], "T1-data-01": [1, None, None]}
     assert own["worst_decile"] == pytest.approx(-10)  # of the episodes
 
 
@@ -126,7 +138,7 @@ def test_in_every_tier_an_entry_has_training_seeds_and_hosts_of_its_own(tmp_path
     tiers = {"T1": ("T1-data-00", "T1-seeds-00"), "T2": ("T2-data-00", "T2-seeds-00")}
     cells = {"T1": CELLS, "T2": (CELLS[0], CELLS[-1])}
     files = [references(tmp_path / f"{tier}.json", names, cells=cells[tier]) for tier, names in tiers.items()]
-    for tier, runs, seeds in (("T1", (1, 2, 3), 4), ("T2", (2, 9), 2)):
+    for tier, runs, seeds in (("T1", (1, 2, 3), 4), ("T2", (2, 9), 4)):
         play(tmp_path / tier, "wait", tiers[tier], 0.0, cells=cells[tier], seeds=seeds)
         play(tmp_path / tier, "ppo", tiers[tier], 0.1, runs=runs, cells=cells[tier], seeds=seeds)
     table = records.table(files)
@@ -181,17 +193,30 @@ def test_a_target_is_reached_on_the_line_between_epochs(quality, wanted, spent, 
     assert score.reached(quality, wanted, spent) == pytest.approx(expected)
 
 
-def test_targets_are_half_way_to_the_oracle_and_medians_count_who_never_got_there(table, tmp_path):
+def test_targets_are_above_the_own_static_host_and_who_never_got_there_took_all(table, tmp_path):
+    """Half of the oracle's 20 points above it: 0.5 and the host's luck, of episodes of 4 epochs."""
+
     def quality(instance, cell, run, seed):
         return 0.8 if cell["params"] == 3 else 0.4
 
     play(tmp_path / "r", "wait", INSTANCES, 0.0)
     play(tmp_path / "r", "heuristic", INSTANCES, quality)
-    play(tmp_path / "r", "schedule", INSTANCES, lambda *_: 0.45)
+    play(tmp_path / "r", "schedule", INSTANCES, 0.09)
     rows = collected(table, tmp_path / "r")["seeds"]["entries"]
-    # 0.8 n / 4 reaches 0.5 after 2.5 of 4 epochs
-    assert rows["heuristic"]["target"] == pytest.approx({"reached": 0.5, "epochs": 2.5, "flops": 0.625})
-    assert rows["schedule"]["target"] == {"reached": 0.0, "epochs": None, "flops": None}
+    seeds = evaluation_seeds(SECRET, find("T1-seeds-00"), 4)
+    after = np.mean([(0.5 + luck("T1-seeds-00", seed)) / 0.2 for seed in seeds])  # 0.8 n / 4 after n epochs
+    own = rows["heuristic"]["target"]
+    assert own["reached"] == [0.5, None, None]
+    assert own["epochs"][0] == pytest.approx((after + 30) / 2)
+    assert own["flops"][0] == pytest.approx((after / 4 + (1 + 2) / 2) / 2)
+    assert own["epochs"][1] < own["epochs"][0] < own["epochs"][2]
+    never = {"reached": [0, None, None], "epochs": [30, None, None], "flops": [1.5, None, None]}
+    assert rows["schedule"]["target"] == rows["wait"]["target"] == never
+
+
+def test_a_figure_without_spread_within_an_instance_has_no_interval():
+    constant = np.array([0.0, 1.0])[:, None, None] * np.ones((2, 3, 4))
+    assert figures.with_interval(constant) == [0.5, None, None]
 
 
 def test_the_name_of_a_baseline_is_not_lent_to_others():

@@ -53,6 +53,13 @@ def test_a_file_in_which_something_was_changed_is_refused(folder, capsys, tmp_pa
         },
         "can't be read: KeyError": {result: contents[result]},
     }
+    for change in ({"chain": "0" * 64}, {"hardware": []}, {"training_seeds": ["1"]}, {"more": 1}):
+        [name] = change
+        said = {**contents, "manifest.json": json.dumps(sealed(manifest | change)).encode()}
+        changes[f"manifest.json says something else than the results do: ['{name}']"] = said
+    without = {name: value for name, value in manifest.items() if name != "chain"}
+    said = {**contents, "manifest.json": json.dumps(sealed(without)).encode()}
+    changes["than the results do: ['chain']"] = said
     for message, changed in changes.items():
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
             for name, content in changed.items():

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import zipfile
 from argparse import Namespace
 
@@ -26,10 +27,10 @@ def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
     assert out.count("ok: ") == 2
     assert out.count(", 2 episodes, to the last bit; about ") == 2
     assert "; about 0 s left" in out
-    assert "2 results, 0 things wrong: verified" in out
+    assert "2 results, 0 things wrong, 2 played again: verified, to the last bit\n" in out
     code, out = call(folder, capsys, "--entry", "heuristic", "--draw", 3)
     assert (code, out.count("ok: ")) == (0, 1)
-    assert "1 results, 0 things wrong: verified, but for the host seeds" in out
+    assert "1 results, 0 things wrong, 1 played again: verified, but for the host seeds, to the last" in out
     assert "--draw 3 plays the same jobs again" in out
 
 
@@ -184,8 +185,18 @@ def test_on_another_machine_rules_are_the_same_and_bits_are_not_asked_for(folder
     assert code == 0, out
     assert "2 episodes, not bit-verified: another one, 1 thread, torch" in out
     assert "here, quality -0.0050" in out
-    tamper(folder, "esper_ppo", lambda v: [e.update(quality=e["quality"] + 0.01) for e in v["episodes"]])
-    assert "was reported, played again it is -0.0150 from that" in refused(folder, capsys, "--share", 1)
+    assert "1 played again: verified, but for the host seeds, 1 of 1 not bit-verified\n" in out
+    for more, message in (
+        (0.06, "quality of 1 jobs played again is -0.0650 from what was reported: at most 0.0530 is chance"),
+        (0.06, "mean quality "),  # 0.125 of it in all, of a job of two hosts 0.106 is chance
+    ):
+
+        def better(values, more=more):
+            for episode in values["episodes"]:
+                episode["quality"] += more
+
+        tamper(folder, "esper_ppo", better)
+        assert message in refused(folder, capsys, "--entry", "esper_ppo", "--share", 1)
     tamper(folder, "esper_ppo", lambda v: v["episodes"][0].update(rules="x"))
     assert "the trace leads elsewhere (rules)" in refused(folder, capsys, "--share", 1)
 
@@ -277,13 +288,38 @@ def test_who_acted_at_the_same_time_but_otherwise_is_found_on_every_machine(fold
     assert same[~acted].all()
 
 
+def test_who_leaves_out_the_acts_of_an_agent_is_found_on_every_machine():
+    """Nine steps in ten are the agent's own, and the recorded ones are all waiting."""
+
+    class Planter:
+        def begin(self, seeds):
+            return 0
+
+        def act(self, obs, info, step):
+            return np.array([[0] * 7 + [Op.GERMINATE if step == 3 else Op.WAIT]]), step + 1
+
+    shadow = rerun.Shadow(Planter(), [[[0] * 8] * 12])
+    memory = shadow.begin([0])
+    for _ in range(12):
+        _, memory = shadow.act(np.zeros((1, 1)), {}, memory)
+    assert np.mean(shadow.same) > checks.SAME
+    assert (sum(shadow.acted), np.array(shadow.same)[shadow.acted].sum()) == (1, 0)
+
+
 def test_what_all_jobs_say_together_is_asked_for():
-    """Each within a point: by chance around 0, or all on one side."""
-    chance = np.random.default_rng(0).normal(0, 0.005, 20)
-    assert checks.biased((chance - chance.mean() + 0.001).tolist()) == []
-    assert checks.biased([0.009]) == []
-    [problem] = checks.biased((chance - chance.mean() - 0.008).tolist())
-    assert "quality of 20 jobs played again is -0.0080 from what was reported" in problem
+    """By chance around 0, or on one side: of 20 jobs of deviation 0.0125, 3 standard errors are 0.0084."""
+    chance = np.random.default_rng(0).normal(0, 0.0125, 20)
+    chance = 0.0125 * (chance - chance.mean()) / chance.std(ddof=1)
+    assert checks.biased((chance + 0.008).tolist(), 80) == []
+    [problem] = checks.biased((chance - 0.009).tolist(), 80)
+    assert problem == (
+        "quality of 20 jobs played again is -0.0090 from what was reported: at most 0.0084 is chance"
+    )
+    wild = (8 * chance - 0.011).tolist()
+    assert checks.biased(wild, 80), "more than a point is too much, however far apart the jobs are"
+    assert checks.biased([0.03], 4) == []
+    assert checks.biased([0.04], 4)
+    assert checks.biased([math.nan], 4)
 
 
 def rewritten(path, edit):
@@ -377,7 +413,10 @@ def test_only_agents_that_were_pledged_are_taken(folder, capsys):
     honest = pledge.read(file)
     [played] = [records.read(paths(folder, "esper_ppo")[0], records.Record)]
     likeliest = played.agent.model_copy(update={"config": {"deterministic": True}})
+    everything = ["esper_ppo: was not pledged, 'another' was"]
+    assert pledge.foreign(honest.model_copy(update={"entry": "another"}), [played]) == everything
     for change, record, message in (
+        ({"environment_version": "0"}, played, "esper_ppo: was pledged for '0', and played"),
         ({"agents": {"1": "0" * 64}}, played, "training seed 1 is not the agent pledged"),
         ({"agents": honest.agents | {"2": "0" * 64}}, played, "seed 2 was pledged, and played nothing"),
         ({}, played.model_copy(update={"agent": likeliest}), "training seed 1 is not the agent pledged"),
@@ -428,4 +467,4 @@ def test_other_numbers_of_host_seeds_are_found(folder, capsys):
     (path.parent.parent / "more").mkdir()
     less = values | {"episodes": values["episodes"][:1]}
     (path.parent.parent / "more" / path.name).write_text(json.dumps(sealed(less)))
-    assert "heuristic: instances of T1 were played from [1, 2] host seeds" in refused(folder, capsys)
+    assert "heuristic: instances of T1 were played from [1, 2] host seeds: 2 are" in refused(folder, capsys)

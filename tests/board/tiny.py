@@ -1,9 +1,14 @@
 """Instances of hardly any size, and jobs on them."""
 
+from contextlib import closing
+
 from board.cells import Cell
 from board.entrants import AgentSpec, Entrant
 from board.instances import find
 from board.play import Job
+from board.trace import Recorder, TraceAgent, world
+
+from esper_agents.evaluate import evaluate
 
 TINY = {
     "horizon": 14, "engine.epoch_size": 16, "engine.batch_size": 8, "engine.counterfactual_size": 8,
@@ -32,3 +37,12 @@ def job(algo="schedule", seeds=(3, 4, 5), instance=None, **changes):
         "commitment": "00",
     }
     return Job(**values | changes)
+
+
+def replay(instance, cell, episodes):
+    """Recorded episodes, played again along their actions."""
+    seeds = [episode["seed"] for episode in episodes]
+    with closing(world(instance, cell, len(seeds))) as envs:
+        recorder = Recorder(envs, instance, cell, seeds)
+        agent = TraceAgent([episode["actions"] for episode in episodes])
+        return recorder.records(evaluate(agent, envs, seeds, recorder.step).episodes)
