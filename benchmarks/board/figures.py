@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from board.cells import Cell
 from board.entries import Entry
 from board.instances import find
-from board.records import Record, Table
+from board.records import Record, Row, Table
 from board.score import (
     Floats,
     Grid,
@@ -76,6 +77,7 @@ def collected(
             | _scored(scores[name])
             | {"target": _target(scored[name])}
             | _figures(Pairs(entry, group.rows, grid), list(group.rows))
+            | {"budgets": _budgets(entry, group, grid)}
             | _spent(entry, group)
             | {"against": _against(name, scores, rivals), "profile": _profile(scores[name])}
             for name, entry in whole.items()
@@ -131,6 +133,29 @@ def _figures(pairs: Pairs, instances: Sequence[str]) -> Figures:
         "invalid_share": float(pairs.each(lambda pair: pair.episode.invalid).sum() / steps.sum()),
         **{name: float(pairs.each(of).mean()) for name, of in counted.items()},
     }
+
+
+def _budgets(entry: Entry, group: Group, grid: Grid) -> Figures:
+    """Budgets -> mean score, where anything was admitted, mean points and harm; instances weigh the same."""
+    found = {}
+    for cell in dict.fromkeys(row.cell for rows in group.rows.values() for row in rows):
+        whole, admitted = (
+            Pairs(entry, under, grid) if (under := _under(rows, cell)) else None
+            for rows in (group.rows, group.admitted)
+        )
+        assert whole is not None, "the cell is that of a row"
+        found[cell.id] = {
+            "score": admitted and float(admitted.over_cells(lambda pair: pair.score).mean()),
+            "gain": 100 * float(whole.over_cells(lambda pair: pair.gain).mean()),
+            "harm": float(whole.over_cells(lambda pair: float(pair.harm)).mean()),
+        }
+    return found
+
+
+def _under(rows: Mapping[str, Sequence[Row]], cell: Cell) -> dict[str, list[Row]]:
+    """Instance -> its rows under these budgets, where there are any."""
+    kept = {instance: [row for row in of if row.cell == cell] for instance, of in rows.items()}
+    return {instance: of for instance, of in kept.items() if of}
 
 
 def _target(pairs: Pairs) -> Figures:

@@ -94,12 +94,26 @@ def _group(group: Figures, rivals: Sequence[str]) -> Iterator[str]:
         ]
         yield markdown(["agent", *columns, "machine"], lines) + "\n"
         yield from (f"Machine {number}: {machine}.\n" for number, machine in enumerate(machines, 1))
+        yield from _budgets(group, names)
         if group["part"] == HELD_OUT:
             yield from _questions(group)
             yield from _each(group, names)
     for name, of in group["missing"].items():
         more = f" and {len(of) - 3} more" if len(of) > 3 else ""
         yield f"- {name} has not played all: {', '.join(of[:3])}{more} missing\n"
+
+
+def _budgets(group: Figures, names: Sequence[str]) -> Iterator[str]:
+    """Every entry under every pair of budgets."""
+    rows = [group["entries"][name]["budgets"] for name in names]
+    lines = [[budgets, *(_under(row[budgets]) for row in rows)] for budgets in rows[0]]
+    yield "Under each pair of budgets (parameters x FLOPs): mean score, points, harm:\n"
+    yield markdown(["budgets", *names], lines) + "\n"
+
+
+def _under(figures: Figures) -> str:
+    score = MISSING if figures["score"] is None else f"{figures['score']:.2f}"
+    return f"{score}, {figures['gain']:+.1f}, {100 * figures['harm']:.0f}%"
 
 
 def _named(name: str, rows: dict[str, Figures]) -> str:

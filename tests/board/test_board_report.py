@@ -82,6 +82,8 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     assert "Of 24 pairs of instance\nand budgets 1 were refused" in text
     assert "## T1, held-out (5 instances, 19 with budgets; 5 and 20 were played; 4 hosts)" in text
     assert "## T1, seeds (2 instances, 8 with budgets; 4 hosts)" in text
+    assert "| budgets | esper_ppo | schedule | heuristic | wait |" in text
+    assert "| 0.50, +10.0, 0% | 0.00, +0.0, 0% | 0.00, +0.0, 0% |" in text
     assert "not revealed yet" in text
     assert own["harm"][0] <= 0.05
     assert "+0.05 with an interval above 0 and harm of at most 5%: **yes**" in text

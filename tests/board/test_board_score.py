@@ -109,6 +109,9 @@ def test_what_was_not_admitted_counts_for_harm_alone(tmp_path):
     assert own["harm"][0] == pytest.approx((1 / 4 + 1) / 2)
     assert own["harm_each"] == {"T1-data-00": [0.25, None, None], "T1-data-01": [1, None, None]}
     assert own["gain"][0] == pytest.approx(np.mean([-30, 10, 10, 10, -30, -30, -30, -30]))
+    assert list(own["budgets"]) == ["1.5x1", "1.5x2", "3x1", "3x2"]
+    assert own["budgets"]["1.5x1"] == {"score": None, "gain": pytest.approx(-30), "harm": 1}
+    assert own["budgets"]["3x2"] == pytest.approx({"score": 0.5, "gain": -10, "harm": 0.5})
     assert [each["part"] for each in figures.collected(table, {}, score.Grid(table, None))] == [
         "held-out",
         "data",
