@@ -15,6 +15,10 @@ from pydantic import BaseModel
 
 import esper_env
 from esper_env import COOL_DOWN, HEADS_READ, IDS, TRANSITIONS, EsperEnv, EsperVectorEnv, Head
+from esper_env.blueprints.catalogue import CATALOGUE
+from esper_env.hosts import cnn, gpt
+from esper_env.hosts.build import HOSTS
+from esper_env.mdp.gates import CHECKS
 from esper_env.presets import PRESETS
 
 DOCS = Path(__file__).parent
@@ -69,10 +73,57 @@ def fields(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"`{prefix}{name}`", value
 
 
+def rules_of(name: str, **arguments: object) -> EsperEnv:
+    """An environment that trains nothing."""
+    env = gym.make(name, engine="null", disable_env_checker=True, **arguments).unwrapped
+    assert isinstance(env, EsperEnv)
+    return env
+
+
+def host_table(name: str, env: EsperEnv) -> str:
+    """Every host that can be grown on the data of an id."""
+    rows = []
+    for host, kind in HOSTS.items():
+        if kind.family == HOSTS[env.config.host.name].family:
+            try:
+                facts = rules_of(name, host=host).facts
+            except ValueError:  # too many pools for its images
+                continue
+            places = ", ".join(place.name for place in facts.places)
+            rows.append(
+                (host, _recipe(host), f"{facts.host_params:,}", _short(facts.host_flops / 1e6), places)
+            )
+    return table(("host", "what it is", "parameters", "training MFLOPs a sample", "slots by default"), rows)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _recipe(host: str) -> str:
+    if host in cnn.HOSTS:
+        image = cnn.HOSTS[host]
+        widths, pooled = ", ".join(map(str, image.widths)), ", each pooled" * image.pooled
+        return f"{image.kernel}x{image.kernel} convolutions to {widths} channels{pooled}"
+    text = gpt.HOSTS[host]
+    return f"{text.layers} blocks of {text.width} features and {text.heads} heads, {text.context} tokens"
+
+
+def module_table(env: EsperEnv) -> str:
+    """Every blueprint that fits the host, and how large it is in each slot."""
+    facts, family = env.facts, env.facts.places[0].family
+    rows = []
+    for number, blueprint in enumerate(CATALOGUE):
+        if family in blueprint.builders:
+            text = (inspect.getdoc(blueprint.builders[family]) or "").splitlines()[0]
+            sizes = [f"{size:,}" for size in facts.module_params[:, number]]
+            rows.append((blueprint.name, text, *sizes))
+    return table(("blueprint", "what it is", *(place.name for place in facts.places)), rows)
+
+
 def env_page(name: str) -> str:
     """The docs page of an id, from its docstrings, its spaces and its configuration."""
-    env = gym.make(name, engine="null", disable_env_checker=True).unwrapped
-    assert isinstance(env, EsperEnv)
+    env = rules_of(name)
     text = inspect.getdoc(EsperEnv) or ""
     text = text.split("\nRaises:")[0]
     arguments = (inspect.getdoc(EsperVectorEnv) or "").split("Args:\n")[1].split("\n\nRaises:")[0]
@@ -89,17 +140,35 @@ def env_page(name: str) -> str:
         f"(version {esper_env.OBSERVATION_VERSION}).",
         text,
         "## All arguments\n" + listed,
+        "## Hosts\nAny of them by `host=`.\n\n" + host_table(name, env),
+        "## Modules\nParameters in each slot of this host; GATED adds a few. Other blueprints are masked."
+        "\n\n" + module_table(env),
         "## Table of actions\n" + action_table(env),
         "## Table of features\nA value is what the last column says, divided by the scale and clipped. "
         "Features of `slot0` repeat for every slot.\n\n" + feature_table(env),
         "## Configuration\nEvery field can be set by `overrides={path: value}`.\n\n"
-        + table(("path", "value"), list(fields(env.config))),
+        + table(("path", "value"), list(fields(PRESETS[IDS[name]]()))),
     ]
     return "\n\n".join(lines) + "\n"
 
 
+def gate_table() -> str:
+    """What each gate asks for."""
+    gates = {}
+    for mode in ("permissive", "strict"):
+        env = rules_of("EsperMicro-v0", gates=mode)
+        env.reset(seed=0)
+        gates[mode] = env._envs._gates
+    rows = []
+    for gate, result in gates["strict"].items():
+        always = gates["permissive"][gate].checks
+        more = [name for name in result.checks if name not in always]
+        rows.append((gate.name, *("; ".join(CHECKS[name] for name in names) for names in (always, more))))
+    return table(("gate", "what it asks for", '`gates="strict"` asks for, besides'), rows)
+
+
 def lifecycle_page() -> str:
-    """The table of transitions."""
+    """The table of transitions, and what the gates ask for."""
     rows: list[tuple[object, ...]] = []
     for row in TRANSITIONS:
         needs = [f"gate {row.gate.name}"] if row.gate is not None else []
@@ -119,6 +188,25 @@ def lifecycle_page() -> str:
         + table(("stage", "what it is"), stages)
         + "\n\n"
         + table(("from", "op", "to", "needs"), rows)
+        + "\n\nA check of what was not measured yet fails. There is no G4.\n\n"
+        + gate_table()
+        + "\n"
+    )
+
+
+def decisions_page() -> str:
+    """All decisions, with their status."""
+    rows = []
+    for path in sorted((DOCS / "decisions").glob("[0-9]*.md")):
+        lines = path.read_text().splitlines()
+        status = next(line for line in lines if line.startswith("Status: ")).removeprefix("Status: ")
+        number, _, title = lines[0].removeprefix("# ").partition(": ")
+        rows.append((number, f"[{title}]({path.name})", status.partition(".")[0]))
+    return (
+        "# Decisions\n\n<!-- Made by docs/generate.py from the files beside this one. -->\n\n"
+        'What was chosen, and why. "The rules" and "the plan" in them are the specification that Esper began '
+        "with, which is not published; where a decision departs from it, it says what it said.\n\n"
+        + table(("number", "decision", "status"), rows)
         + "\n"
     )
 
@@ -152,7 +240,11 @@ def rewards_page() -> str:
 def pages() -> dict[Path, str]:
     """Path -> text of every generated page."""
     made = {DOCS / "envs" / f"{name}.md": env_page(name) for name in IDS}
-    return made | {DOCS / "lifecycle.md": lifecycle_page(), DOCS / "rewards.md": rewards_page()}
+    return made | {
+        DOCS / "lifecycle.md": lifecycle_page(),
+        DOCS / "rewards.md": rewards_page(),
+        DOCS / "decisions" / "README.md": decisions_page(),
+    }
 
 
 def main() -> None:

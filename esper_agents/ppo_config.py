@@ -69,7 +69,8 @@ class OwnPpoConfig(PpoConfig):
     max_gradient_norm: float = Field(0.5, gt=0)
     """To which the gradient is clipped (esper_ppo)."""
     target_kl: float | None = Field(0.03, gt=0)
-    """Divergence from the policy that played at which an update stops; null for never (esper_ppo)."""
+    """Divergence from the policy that played at which an update stops; None, `null` in a file, for never
+    (esper_ppo)."""
     average: float = Field(0, ge=0, lt=1)
     """Decay, from update to update, of the mean of the weights, which is what plays after training and is
     evaluated; 0 for the last weights (esper_ppo)."""

@@ -57,8 +57,15 @@ class EsperEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     ## Episode End
     `terminated` when the horizon is over, after the epoch that spends the compute budget, or with the third
     panic of the governor: all three are observed. `truncated` only by limits set from outside; a truncated
-    episode is not harvested. At the end `info` has `harvest_accuracy`, `harvest_loss`, `test_accuracy`,
-    `test_loss` (accuracies of images alone), `param_ratio`, `flops_ratio` and `rollbacks`.
+    episode is not harvested.
+
+    ## Information
+    In every step: the masks, `action_valid`, `reward_terms`, and as far as there are any `train_loss` and
+    `val_loss` (nats) and `val_accuracy` (share). At the end of an episode besides, of the network after the
+    harvest: `harvest_loss`, `harvest_accuracy` (validation split), `test_loss`, `test_accuracy`,
+    `param_ratio` (its parameters over the host's), `flops_ratio` (training FLOPs over those of the static
+    host's whole horizon) and `rollbacks`. Accuracies are of images alone. In a vector environment
+    `info["_key"]` says where `info["key"]` is there. `ledger()` has parameters, FLOPs and seconds.
 
     ## Governor
     After each epoch the governor looks for a network that broke: a loss, weight or gradient that is not

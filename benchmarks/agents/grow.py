@@ -54,7 +54,7 @@ ARMS = {
 EPISODES, EVAL_SEED = 64, 40_000
 """Of every evaluation, and the seed of the first."""
 NULL = {"--num-envs": "32", "--rounds": "120", "--learning-rate": "1e-3"}
-"""Of the rounds without training, half a minute."""
+"""Of the rounds without training, three minutes."""
 OWN_NULL = {"--entropy-floor": '{"op": 0.3, "blueprint": 0.95}', "--floor-weight": "1"}
 """Of esper_ppo there: which blueprint is best can't be learned from made-up statistics."""
 FASTER = {"--learning-rate": "5e-4", "--ppo-epochs": "8", "--gae-lambda": "0.95"}

@@ -42,6 +42,23 @@ class GateConfig(BaseModel):
     """G5: contribution in points."""
 
 
+CHECKS: Mapping[str, str] = {
+    "blueprint_fits": "a blueprint is legal in the slot",
+    "probe_passed": "a trial pass through the module gave finite numbers of the right shape",
+    "trained_long_enough": "`gates.min_training_epochs` epochs in TRAINING",
+    "gradients_measured": "gradient health was measured",
+    "healthy": "it is `gates.min_health` or more",
+    "none_exploding": "no gradient exploded",
+    "validation_gain": "validation quality rose by `gates.strict_gain` points in this stage",
+    "gradient_ratio": "gradient ratio of `gates.strict_ratio` or more",
+    "alpha_rests_at_one": "alpha is 1 and at rest",
+    "blended_long_enough": "`gates.strict_blending_epochs` epochs in BLENDING",
+    "counterfactual_measured": "contribution was measured",
+    "contributes": "contribution of `gates.strict_contribution` points or more",
+}
+"""What each check asks for, in words."""
+
+
 @dataclass(frozen=True)
 class GateResult:
     """One gate at every slot. Outside the stage the gate belongs to, it has not passed."""
