@@ -29,6 +29,8 @@ from board.entries import part_of
 from board.instances import instances
 
 from esper_agents import checkpoint
+from esper_agents.baselines.schedule import ScheduleConfig
+from esper_agents.config_file import read
 
 ENV = "EsperMicro-v0"
 PRICES = {"quality": 100, "harvest": 100, "op_cost": 1, "churn": 0.2, "shaping": 0.3, "rollback": 10}
@@ -83,17 +85,25 @@ def environments(changes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each | {"overrides": each["overrides"] | also} for each in found]
 
 
-def teachers(tables: Sequence[Path]) -> list[dict[str, Any]]:
+def teachers(tables: Sequence[Path], file: Path | None = None) -> list[dict[str, Any]]:
     """The schedules that were tuned on the train part, one for each block of `environments`.
 
+    Args:
+        tables: References.
+        file: Written by `board_schedules.py`, in place of them.
+
     Raises:
-        ValueError: the references have none for some budgets.
+        ValueError: there is none for some budgets.
     """
-    rows = [row for row in records.table(tables).rows if part_of(row.instance)[0] == "T1"]
-    plans = {row.cell.id: row.plan for row in rows if row.plan}
+    if file is not None:
+        plans = {cell: ScheduleConfig.model_validate(plan) for cell, plan in read(file)["plans"].items()}
+    else:
+        rows = [row for row in records.table(tables).rows if part_of(row.instance)[0] == "T1"]
+        plans = {row.cell.id: row.plan for row in rows if row.plan}
     missing = [cell.id for cell in CELLS["T1"] if cell.id not in plans]
     if missing:
-        raise ValueError(f"the references have no schedule for {missing}, only for {sorted(plans)}")
+        source = file or "the references"
+        raise ValueError(f"there is no schedule for {missing} in {source}, only for {sorted(plans)}")
     return [plans[cell.id].model_dump(mode="json") for cell in CELLS["T1"]]
 
 
@@ -140,9 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 310)))
     parser.add_argument("--steps", type=int, default=30_000, help="on networks that train, of each run")
     parser.add_argument("--references", type=Path, nargs="+", default=records.TABLES, help="with schedules")
+    parser.add_argument("--plans", type=Path, help="to be taught in their place: file of board_schedules.py")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(arguments)
-    plans = teachers(args.references) if "esper_ppo" in args.algos else []
+    plans = teachers(args.references, args.plans) if "esper_ppo" in args.algos else []
     jobs = [(algo, seed, args.out, args.steps, plans) for seed in args.seeds for algo in args.algos]
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda job: train(*job), jobs))

@@ -41,7 +41,7 @@ def test_settings_of_all_runs_are_allowed():
 def test_teachers_are_the_schedules_of_the_references_in_the_order_of_the_blocks(tmp_path):
     path = references(tmp_path / "table.json", ("T1-data-00",))
     with pytest.raises(
-        ValueError, match=r"no schedule for \['1.5x1', '1.5x2', '3x1', '3x2'\], only for \[\]"
+        ValueError, match=r"for \['1.5x1', '1.5x2', '3x1', '3x2'\] in the references, only for \[\]"
     ):
         teachers([path])
     values = json.loads(path.read_text())
@@ -51,3 +51,9 @@ def test_teachers_are_the_schedules_of_the_references_in_the_order_of_the_blocks
     other = references(tmp_path / "other.json", ("T2-seeds-00",))
     other.write_text(json.dumps(sealed(json.loads(other.read_text()) | {"plans": {"3x2": {"start": 9}}})))
     assert [plan["start"] for plan in teachers([other, path])] == [0, 1, 2, 3], "of this tier"
+    tuned = tmp_path / "schedules.json"
+    tuned.write_text(json.dumps({"plans": {"3x2": {"start": 7}, "1.5x1": {}, "3x1": {}, "1.5x2": {}}}))
+    assert [plan["start"] for plan in teachers([path], tuned)] == [0, 0, 0, 7]
+    tuned.write_text(json.dumps({"plans": {"3x2": {}}}))
+    with pytest.raises(ValueError, match=r"'3x1'\] in .*schedules.json, only for \['3x2'\]"):
+        teachers([path], tuned)
