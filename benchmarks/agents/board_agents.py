@@ -27,10 +27,9 @@ from board import records
 from board.cells import CELLS
 from board.entries import part_of
 from board.instances import instances
+from board.tuning import read_schedules
 
 from esper_agents import checkpoint
-from esper_agents.baselines.schedule import ScheduleConfig
-from esper_agents.config_file import read
 
 ENV = "EsperMicro-v0"
 PRICES = {"quality": 100, "harvest": 100, "op_cost": 1, "churn": 0.2, "shaping": 0.3, "rollback": 10}
@@ -96,7 +95,7 @@ def teachers(tables: Sequence[Path], file: Path | None = None) -> list[dict[str,
         ValueError: there is none for some budgets.
     """
     if file is not None:
-        plans = {cell: ScheduleConfig.model_validate(plan) for cell, plan in read(file)["plans"].items()}
+        plans = read_schedules(file)
     else:
         rows = [row for row in records.table(tables).rows if part_of(row.instance)[0] == "T1"]
         plans = {row.cell.id: row.plan for row in rows if row.plan}

@@ -24,7 +24,7 @@ from board.records import TABLE_VERSION, Table, read
 from board.run import add_grid, add_place, grid
 from board.seeds import LOCAL_SECRET, commitment, public_seeds
 from board.studio import IncompleteError, Size, Studio
-from board.tuning import candidates, tune
+from board.tuning import candidates, read_schedules, tune
 from esper_agents import checkpoint
 from esper_agents.baselines.schedule import ScheduleConfig
 
@@ -39,7 +39,12 @@ Key = tuple[str, str]
 
 
 def measure(
-    chosen: Sequence[Instance], cells: Sequence[Cell], train: Sequence[Instance], size: Size, studio: Studio
+    chosen: Sequence[Instance],
+    cells: Sequence[Cell],
+    train: Sequence[Instance],
+    size: Size,
+    studio: Studio,
+    also: Sequence[ScheduleConfig] = (),
 ) -> dict[str, Any]:
     """Everything but the head of the table.
 
@@ -49,6 +54,7 @@ def measure(
         train: Instances that schedules are tuned on.
         size: How much is played.
         studio: Where.
+        also: Schedules to choose from, beside those that are drawn.
 
     Raises:
         IncompleteError: jobs are left; what was played is kept.
@@ -57,7 +63,7 @@ def measure(
     agents = {name: AgentSpec(algo=algo) for name, algo in BASELINES.items()}
     specs: dict[Key, dict[str, AgentSpec]] = {_key(*pair): dict(agents) for pair in pairs}
     known = _played(pairs, specs, size, studio, "baselines")
-    plans = {cell.id: _plan(cell, train, size, studio) for cell in cells}
+    plans = {cell.id: _plan(cell, train, size, studio, also) for cell in cells}
     lives = _lives(chosen, cells, plans, size, studio)
     for instance, cell in pairs:
         plan: dict[str, Any] = {"schedule": plans[cell.id].model_dump(mode="json")}
@@ -128,10 +134,12 @@ def _figures(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"seeds": [episode["seed"] for episode in episodes], **lists, "val_quality": last}
 
 
-def _plan(cell: Cell, train: Sequence[Instance], size: Size, studio: Studio) -> ScheduleConfig:
-    drawn = candidates(train[0], cell, size.plans)
+def _plan(
+    cell: Cell, train: Sequence[Instance], size: Size, studio: Studio, also: Sequence[ScheduleConfig]
+) -> ScheduleConfig:
+    asked = list(dict.fromkeys([*also, *candidates(train[0], cell, size.plans)]))[: size.plans]
     found = tune(
-        cell, train, drawn, lambda todo: studio.play(todo, f"schedules for {cell.id}"), studio.device
+        cell, train, asked, lambda todo: studio.play(todo, f"schedules for {cell.id}"), studio.device
     )
     return found[-1].entries[0].schedule
 
@@ -235,6 +243,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=field.default)
     parser.add_argument("--table", type=Path, help="file to write (default: table.json among the results)")
     parser.add_argument(
+        "--also", type=Path, help="schedules to choose from, beside drawn ones: file of board_schedules.py"
+    )
+    parser.add_argument(
         "--commitment", default=commitment(LOCAL_SECRET), help="SHA-256 of the secret of evaluations to come"
     )
     add_place(parser, Path("runs/references"))
@@ -256,9 +267,10 @@ def main(args: argparse.Namespace) -> int:
     path = args.table or args.out / "table.json"
     _refuse_to_replace(path, args.commitment, [(each.id, cell.id) for each in chosen for cell in cells])
     size = Size(**{name: getattr(args, name) for name in Size.model_fields})
+    also = list(read_schedules(args.also).values()) if args.also else []
     studio = Studio(args.out, args.jobs, args.shard, args.device)
     try:
-        found = measure(chosen, cells, train, size, studio)
+        found = measure(chosen, cells, train, size, studio, also)
     except IncompleteError as error:
         print(error)
         return 1

@@ -21,12 +21,14 @@ from board.plans import fitted
 from board.quality import qualities
 from board.seeds import public_seeds
 from board.trace import world
+from esper_agents import config_file
 from esper_agents.agent import Agent
 from esper_agents.baselines import WaitAgent
 from esper_agents.baselines.schedule import ScheduleAgent, ScheduleConfig
 from esper_agents.baselines.side_by_side import SideBySide
 from esper_agents.baselines.space import SpaceConfig, draw_schedules
 from esper_agents.baselines.tuning import Rung, rungs, successive_halving
+from esper_agents.config import validated
 from esper_agents.evaluate import evaluate
 
 LEAST_LACK = 0.01
@@ -73,6 +75,20 @@ def candidates(instance: Instance, cell: Cell, count: int, seed: int = 0) -> lis
     with closing(world(instance, cell, 1, changes={"engine.name": "null"})) as envs:
         drawn = draw_schedules(SpaceConfig(), envs.facts, envs.config.horizon, count - 1, seed)
     return list(dict.fromkeys([ScheduleConfig(), *drawn]))
+
+
+def read_schedules(path: Path) -> dict[str, ScheduleConfig]:
+    """Id of budgets -> the schedule for it, from a file that `benchmarks/agents/board_schedules.py` wrote.
+
+    Raises:
+        ValueError: a file that is not there, or of another form.
+    """
+    plans = config_file.read(path).get("plans")
+    if not isinstance(plans, dict) or not plans:
+        raise ValueError(
+            f'{path}: {{"plans": {{"1.5x1": {{...}}}}}} is required, a schedule for each budgets'
+        )
+    return {cell: validated(ScheduleConfig, plan) for cell, plan in plans.items()}
 
 
 def tune(

@@ -57,3 +57,6 @@ def test_teachers_are_the_schedules_of_the_references_in_the_order_of_the_blocks
     tuned.write_text(json.dumps({"plans": {"3x2": {}}}))
     with pytest.raises(ValueError, match=r"'3x1'\] in .*schedules.json, only for \['3x2'\]"):
         teachers([path], tuned)
+    tuned.write_text(json.dumps({"schedule": {}}))
+    with pytest.raises(ValueError, match="a schedule for each budgets"):
+        teachers([path], tuned)

@@ -58,6 +58,14 @@ def desk():
     return desk
 
 
+def test_schedules_that_are_known_are_candidates_before_what_is_drawn():
+    desk, chosen, train = Desk(), (find("T1-data-00"),), instances("T1", ["train"])
+    known = [ScheduleConfig(start=start) for start in (5, 6)]
+    references.measure(chosen, CELLS["T1"], train, Size(seeds=8, plans=4), desk, known)
+    first = desk.of(TuneJob)[0].plans
+    assert (list(first[:3]), len(first)) == ([*known, ScheduleConfig()], 4)
+
+
 def test_what_is_measured_is_played_where_it_was_asked_for_on_seeds_of_its_purpose(desk):
     assert len(desk.rows) == 8
     assert {job.device for job in desk.asked} == {"cuda"}
