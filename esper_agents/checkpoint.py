@@ -18,6 +18,8 @@ RECORD = "esper.json"
 """Entry of a checkpoint that is ours; the others are the algorithm library's."""
 WEIGHTS, LIBRARY_WEIGHTS, LIFE = "policy.pt", "policy.pth", "life.json"
 """Entries that an agent plays with: of esper_ppo, of Stable-Baselines3, of a search."""
+PLACES = ("logdir", "start_from")
+"""Settings of a run that name folders of the machine it was trained on."""
 RUN_RECORD = "config.json"
 """Name of the run's configuration in its folder."""
 
@@ -75,15 +77,20 @@ def read_record(path: Path) -> dict[str, Any]:
 def to_play(path: Path) -> bytes:
     """Of a checkpoint tensors and JSON that playing needs, and no code; the same one gives the same bytes.
 
+    Where it was trained is left out: of the weights that it began with their digest alone is kept.
+
     Raises:
         ValueError: not a checkpoint of ours, or a damaged one.
     """
-    read_record(path)
-    content = io.BytesIO()
+    record, content = read_record(path), io.BytesIO()
+    record["config"] = {name: value for name, value in record["config"].items() if name not in PLACES}
+    if record.get("start"):
+        record["start"] = {"sha256": record["start"]["sha256"]}
     with zipfile.ZipFile(path) as whole, zipfile.ZipFile(content, "w") as archive:
         for entry in whole.infolist():
-            if entry.filename in (RECORD, WEIGHTS, LIBRARY_WEIGHTS, LIFE):
+            if entry.filename in (WEIGHTS, LIBRARY_WEIGHTS, LIFE):
                 archive.writestr(zipfile.ZipInfo(entry.filename), whole.read(entry))
+        archive.writestr(zipfile.ZipInfo(RECORD), json.dumps(record))
     return content.getvalue()
 
 

@@ -122,10 +122,13 @@ def load_agent(path: Path, world: World, deterministic: bool = False) -> Agent:
             there, here = getattr(envs, space), getattr(world.envs, space)
             if there != here:
                 raise ValueError(f"{path} was trained with {space} {there}, which is {here} here")
-        if trained.algo == "esper_ppo":  # also copies without what more training needs
+        if trained.algo == "esper_ppo":
             policy = saved_policy(path, envs, trained)
             return PpoAgent(policy, path.parent.name, deterministic, trained.seed)
-        return make_trainee(config, rules, path).agent(path.parent.name, deterministic)
+        # The weights alone: a copy that was kept to be played has nothing else.
+        model = make_trainee(config.model_copy(update={"start_from": None}), rules, None)
+        model.start_from(path)
+        return model.agent(path.parent.name, deterministic)
 
 
 def _any_slots(path: Path, record: Record, trained: TrainConfig, world: World, deterministic: bool) -> Agent:

@@ -12,7 +12,7 @@ from typing import Any
 
 from esper_agents import checkpoint
 
-OF_A_RUN = ("seed", "logdir", "start_from")
+OF_A_RUN = ("seed", *checkpoint.PLACES)
 """Settings in which training runs of one entry may differ."""
 Run = int | None
 """A training seed."""

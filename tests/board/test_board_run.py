@@ -1,7 +1,9 @@
 """The command `run`: who plays, what is refused before anything is played, what is said of it."""
 
+import hashlib
 import io
 import json
+import shutil
 import zipfile
 from argparse import Namespace
 from contextlib import closing
@@ -12,7 +14,7 @@ import pytest
 from board import records, report, run, seeds
 from board.canonical import sealed
 from board.cells import Cell
-from board.entrants import entrant, entrants
+from board.entrants import CheckpointFile, entrant, entrants
 from board.instances import Instance, find
 from board.plans import fitted, plan_for
 from board.play import play
@@ -122,6 +124,7 @@ def test_a_checkpoint_is_kept_and_another_one_in_its_place_is_refused(tmp_path):
     kept: Path = out / who.agent.checkpoint.path
     with zipfile.ZipFile(kept) as archive:
         assert archive.namelist() == ["policy.pt", "esper.json"]
+        assert str(tmp_path) not in archive.read("esper.json").decode()
     assert entrant(str(folder), out / "again", {}).agent == who.agent
     with pytest.raises(ValueError, match="it was kept to be played"):
         train(build(values), kept, stream=io.StringIO())
@@ -131,6 +134,31 @@ def test_a_checkpoint_is_kept_and_another_one_in_its_place_is_refused(tmp_path):
     kept.unlink()
     with pytest.raises(ValueError, match=r"agents/.*zip is missing"):
         play(job(entrant=who), out)
+
+
+@pytest.mark.parametrize(
+    "algo", ["esper_ppo", "maskable_ppo", "maskable_recurrent_ppo", "ppo", "recurrent_ppo", "search"]
+)
+def test_what_is_kept_of_a_checkpoint_plays_as_the_whole_does(tmp_path, algo):
+    """It began with another run's weights, which are gone by then."""
+    values = {
+        "algo": algo, "env": "EsperMicro-v0", "num_envs": 2, "rounds": 1, "seed": 7, "eval_episodes": 1,
+        "logdir": str(tmp_path / "first"), "overrides": {"engine.name": "null"}, "compare": [],
+    }  # fmt: skip
+    first = train(build(values), stream=io.StringIO()).folder
+    values |= {"logdir": str(tmp_path / "runs"), "start_from": str(first), "seed": 8}
+    folder = train(build(values), stream=io.StringIO()).folder
+    shutil.rmtree(first)
+    kept = entrant(str(folder), tmp_path, {"deterministic": algo == "ppo"})
+    content = (folder / checkpoint.CHECKPOINT).read_bytes()
+    (tmp_path / "whole.zip").write_bytes(content)
+    file = CheckpointFile(path="whole.zip", sha256=hashlib.sha256(content).hexdigest())
+    whole = kept.model_copy(update={"agent": kept.agent.model_copy(update={"checkpoint": file})})
+    played = [play(job(seeds=(1, 2), entrant=each), tmp_path)["episodes"] for each in (kept, whole)]
+    assert played[0] == played[1]
+    with zipfile.ZipFile(tmp_path / kept.agent.checkpoint.path) as archive:
+        assert len(archive.namelist()) == 2
+        assert str(tmp_path) not in archive.read("esper.json").decode()
 
 
 def test_of_a_folder_of_runs_every_run_plays(tmp_path):
