@@ -26,7 +26,7 @@ from esper_agents.aggregate import (
     profile,
     profile_interval,
 )
-from esper_agents.statistics import iqm
+from esper_agents.statistics import iqm, t_quantile
 
 RIVALS = ("schedule", "heuristic")
 """Entries that every other one is compared with, if nothing else is said."""
@@ -49,6 +49,15 @@ def with_interval(values: Floats, statistic: Callable[[Floats], Floats] = _mean)
     varied = np.ptp(values, axis=(1, 2)).max() > ROUNDING
     ends = interval(values, statistic) if varied else (np.nan, np.nan)
     return plain([float(statistic(values.reshape(1, -1))[0]), *ends])
+
+
+def over_instances(values: Floats) -> list[float | None]:
+    """95% interval of the mean of (instance, run, episode), were the instances drawn too: Student's t."""
+    means = values.mean(axis=(1, 2))
+    if len(means) == 1:
+        return [None, None]
+    half = t_quantile(len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+    return plain([means.mean() - half, means.mean() + half])
 
 
 def _share(values: Floats) -> list[float | None]:
@@ -188,6 +197,7 @@ def _against(name: str, scores: Mapping[str, Floats], rivals: Sequence[str]) -> 
             ends = (np.nan, np.nan)
         found[rival] = {
             "gap": with_interval(gap),
+            "gap_drawn": over_instances(gap),
             "gap_each": [with_interval(of[None]) for of in gap],
             "better": plain([better, *ends]),
         }

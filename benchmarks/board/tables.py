@@ -13,6 +13,7 @@ MARGIN = 0.05
 """What a trained agent is asked to win above the schedule, as a score."""
 MOST_HARM = 0.05
 """Share of episodes in which it may do harm."""
+ASKED = f"At least {MARGIN:+g}, interval and score above 0, harm of at most {100 * MOST_HARM:g}%"
 MISSING = "-"
 
 
@@ -25,7 +26,7 @@ def document(report: Figures) -> str:
 
 ABOUT = """
 Environment {version}; references `{references}`. Host seeds: committed to as `{commitment}`,
-{revealed}; pledged before that: {pledged}. Of {pairs} pairs of instance
+{revealed}; as pledged: {pledged}. Of {pairs} pairs of instance
 and budgets {refused} were refused, having too little to win or too uncertain a figure: scores and targets
 leave them out, everything else does not.
 
@@ -131,32 +132,35 @@ def _questions(group: Figures) -> Iterator[str]:
     rows = group["entries"]
     learned = {name: row for name, row in rows.items() if row["runs"] > 1 and "schedule" in row["against"]}
     for name, row in learned.items():
-        gap, harm = row["against"]["schedule"]["gap"], row["harm"]
+        of, harm = row["against"]["schedule"], row["harm"]
+        drawn = interval([of["gap"][0], *of["gap_drawn"]], "{:+.3f}").partition(" ")[2] or MISSING
+        answer = "yes" if pays_off(row["mean"][0], of["gap"], harm) else "no"
         yield (
-            f"- {name} less schedule: {interval(gap, '{:+.3f}')}; harm {100 * harm[0]:.1f}%. At least "
-            f"{MARGIN:+g} with an interval above 0 and harm of at most {100 * MOST_HARM:g}%: "
-            f"**{'yes' if _pays(gap, harm) else 'no'}**"
+            f"- {name} less schedule: {interval(of['gap'], '{:+.3f}')}, were instances drawn too {drawn}; "
+            f"harm {100 * harm[0]:.1f}%. {ASKED}: **{answer}**"
         )
     if learned:
         yield ""
     for name, row in learned.items():
         gaps = zip(group["instances"], row["against"]["schedule"]["gap_each"], strict=True)
-        each = [(instance, gap, row["harm_each"][instance]) for instance, gap in gaps]
-        good = [instance for instance, gap, harm in each if _pays(gap, harm)]
-        yield f"{name}, instance by instance; {len(good)} of {len(each)}: {', '.join(good) or 'none'}.\n"
-        lines = [
-            [instance, interval(gap, "{:+.2f}"), f"{100 * harm[0]:.0f}", "yes" if _pays(gap, harm) else "no"]
-            for instance, gap, harm in each
-        ]
-        yield markdown(["instance", "less schedule", "harm %", "pays"], lines) + "\n"
+        scores = np.array(row["scores"]).mean(axis=(1, 2))
+        lines, good = [], []
+        for (instance, gap), score in zip(gaps, scores, strict=True):
+            harm = row["harm_each"][instance]
+            pays = pays_off(score, gap, harm)
+            good += [instance] if pays else []
+            figures = [interval(gap, "{:+.2f}"), f"{score:.2f}", f"{100 * harm[0]:.0f}"]
+            lines.append([instance, *figures, "yes" if pays else "no"])
+        yield f"{name}, instance by instance; {len(good)} of {len(lines)}: {', '.join(good) or 'none'}.\n"
+        yield markdown(["instance", "less schedule", "score", "harm %", "pays"], lines) + "\n"
 
 
-def _pays(gap: Sequence[float | None], harm: Sequence[float | None]) -> bool:
-    """Whether it wins what is asked for above the schedule, is better for sure, and does hardly any harm."""
+def pays_off(score: float, gap: Sequence[float | None], harm: Sequence[float | None]) -> bool:
+    """Whether it is above the static host, above the schedule by what is asked, and does hardly any harm."""
     mean, low, _ = gap
     assert mean is not None, "a mean of figures that are there"
     assert harm[0] is not None, "likewise"
-    return mean >= MARGIN and low is not None and low > 0 and harm[0] <= MOST_HARM
+    return score > 0 and mean >= MARGIN and low is not None and low > 0 and harm[0] <= MOST_HARM
 
 
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:

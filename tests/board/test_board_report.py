@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from board import headroom, pledge, records, report
+from board import figures, headroom, pledge, records, report, tables
 from board.canonical import sealed
 from board.instances import find
 from board.records import Record, RefusedError, Table
 from board.seeds import commitment, evaluation_seeds
 from made_up_results import CELLS, HARDWARE, SECRET, STATIC, VERSION, luck, play, record, references, write
+from scipy import stats
 
 INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
 
@@ -86,7 +87,7 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     assert "| 0.50, +10.0, 0% | 0.00, +0.0, 0% | 0.00, +0.0, 0% |" in text
     assert "not revealed yet" in text
     assert own["harm"][0] <= 0.05
-    assert "+0.05 with an interval above 0 and harm of at most 5%: **yes**" in text
+    assert "+0.05, interval and score above 0, harm of at most 5%: **yes**" in text
     assert row(text, "esper_ppo", "machine") == "1"
     assert "Machine 1: made up, 1 thread, torch 2, native kernels." in text
     for name in ("scores_T1.png", "profile_T1.png"):
@@ -125,9 +126,23 @@ def test_a_report_names_the_instances_on_which_learning_pays(folder):
     assert block[0].startswith(f"mine, instance by instance; {len(INSTANCES) - 3} of {len(INSTANCES) - 1}: ")
     said = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in block[1].splitlines()[2:]}
     assert said["T1-seeds-00"][0].startswith("+0.51 (+0.5")
-    assert said["T1-seeds-00"][2].startswith("yes")
-    assert said["T1-data-00"][2].startswith("no")
-    assert said["T1-data-01"][1:] == [f"{25 * sum(seed % 3 == 0 for seed in seeds)}", "no |"]
+    assert said["T1-seeds-00"][3].startswith("yes")
+    assert said["T1-data-00"][3].startswith("no")
+    assert said["T1-data-01"][2:] == [f"{25 * sum(seed % 3 == 0 for seed in seeds)}", "no |"]
+
+
+def test_whoever_does_nothing_is_not_paid_for_a_schedule_that_loses():
+    gap, harm = [0.11, 0.02, 0.21], [0.0, None, None]
+    assert tables.pays_off(0.01, gap, harm)
+    assert not tables.pays_off(0.0, gap, harm)
+
+
+def test_the_interval_over_instances_is_students():
+    values = np.random.default_rng(0).normal(size=(7, 3, 4))
+    means = values.mean(axis=(1, 2))
+    wanted = stats.t.interval(0.95, 6, means.mean(), stats.sem(means))
+    assert figures.over_instances(values) == pytest.approx(wanted, rel=1e-3)
+    assert figures.over_instances(values[:1]) == [None, None]
 
 
 def test_who_was_pledged_is_said(folder, tmp_path, capsys):
@@ -146,7 +161,7 @@ def test_who_was_pledged_is_said(folder, tmp_path, capsys):
         paths[-1].write_text(json.dumps(sealed(values)))
     code, values = made(folder, "--pledges", paths[0])
     assert (code, values["pledged"]) == (0, ["mine"])
-    assert "pledged before that: mine." in (folder / "o" / "report.md").read_text()
+    assert "as pledged: mine." in (folder / "o" / "report.md").read_text()
     code, values = made(folder, "--pledges", paths[1])
     assert (code, values["pledged"]) == (1, [])
     [problem] = values["not_as_pledged"]
