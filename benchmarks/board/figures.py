@@ -52,7 +52,7 @@ def with_interval(values: Floats, statistic: Callable[[Floats], Floats] = _mean)
 
 
 def over_instances(values: Floats) -> list[float | None]:
-    """95% interval of the mean of (instance, run, episode), were the instances drawn too: Student's t."""
+    """95% interval of the mean of (instance, run, episode) over instances like these alone: Student's t."""
     means = values.mean(axis=(1, 2))
     if len(means) == 1:
         return [None, None]

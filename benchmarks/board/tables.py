@@ -136,7 +136,7 @@ def _questions(group: Figures) -> Iterator[str]:
         drawn = interval([of["gap"][0], *of["gap_drawn"]], "{:+.3f}").partition(" ")[2] or MISSING
         answer = "yes" if pays_off(row["mean"][0], of["gap"], harm) else "no"
         yield (
-            f"- {name} less schedule: {interval(of['gap'], '{:+.3f}')}, were instances drawn too {drawn}; "
+            f"- {name} less schedule: {interval(of['gap'], '{:+.3f}')}, over instances alone {drawn}; "
             f"harm {100 * harm[0]:.1f}%. {ASKED}: **{answer}**"
         )
     if learned:
