@@ -29,7 +29,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 """`train`, and the axes along which held-out instances are new."""
 COUNTS: dict[str, dict[Part, int]] = {
     "T1": {"train": 8, "seeds": 4, "data": 4, "impairment": 4, "reach": 2, "modality": 2},
-    "T2": {"train": 2, "seeds": 1, "data": 1, "impairment": 1, "reach": 1, "modality": 2},
+    "T2": {"train": 2, "seeds": 1, "data": 1, "impairment": 1, "reach": 1, "modality": 1},
 }
 """Tier -> part -> how many instances."""
 IDS = {"micro": "EsperMicro-v0", "cifar": "EsperCifar-v0", "stories": "EsperTinyStories-v0"}
