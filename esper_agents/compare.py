@@ -3,7 +3,7 @@
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gymnasium.vector import AutoresetMode
 from pydantic import Field
@@ -15,9 +15,10 @@ from esper_agents.baselines.heuristic import HeuristicConfig
 from esper_agents.baselines.schedule import ScheduleConfig
 from esper_agents.config import TrainConfig, validated
 from esper_agents.environment import EnvironmentConfig, World, make_world
-from esper_agents.evaluate import Evaluation, evaluate, fitting
+from esper_agents.evaluate import Evaluation, evaluate, fitting, most_steps
 from esper_agents.ppo.player import PpoAgent
 from esper_agents.ppo.trainee import saved_policy
+from esper_agents.progress import Evaluating
 from esper_agents.record import Record
 from esper_agents.search.player import LifeAgent
 from esper_agents.search.trainee import saved_life
@@ -72,8 +73,12 @@ def build(values: dict[str, Any]) -> CompareConfig:
     return validated(CompareConfig, {**played, **values})
 
 
-def compare(config: CompareConfig) -> Comparison:
+def compare(config: CompareConfig, stream: TextIO | None = None) -> Comparison:
     """Play the episodes with every agent, and write the results if that is asked for.
+
+    Args:
+        config: What to play.
+        stream: Where it says how far it is; None for standard output.
 
     Raises:
         ValueError: an agent that is not known or was trained on other observations or actions.
@@ -81,9 +86,10 @@ def compare(config: CompareConfig) -> Comparison:
     """
     world = make_world(config, fitting(config.num_envs, config.episodes), AutoresetMode.NEXT_STEP)
     seeds = list(range(config.seed, config.seed + config.episodes))
-    with closing(world.envs) as envs:
+    with closing(world.envs) as envs, Evaluating(len(config.agents), stream) as shown:
         agents = [_agent(name, world, config) for name in config.agents]
-        evaluations = [evaluate(agent, envs, seeds) for agent in agents]
+        steps = most_steps(envs, seeds)
+        evaluations = [evaluate(agent, envs, seeds, shown.play(agent.name, steps)) for agent in agents]
     if config.out is not None:
         values = {
             "config": config.model_dump(mode="json"),

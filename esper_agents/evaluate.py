@@ -125,6 +125,11 @@ def waves(env: EsperVectorEnv, seeds: Sequence[int]) -> Iterator[tuple[list[int]
         yield [*wave, *[wave[0]] * (env.num_envs - len(wave))], len(wave)
 
 
+def most_steps(env: EsperVectorEnv, seeds: Sequence[int]) -> int:
+    """Steps of all environments together that `evaluate` takes at most."""
+    return math.ceil(len(seeds) / env.num_envs) * env.config.horizon
+
+
 def fitting(max_envs: int, episodes: int) -> int:
     """How many environments play `episodes` in the fewest rounds with the fewest idle places."""
     return math.ceil(episodes / math.ceil(episodes / max_envs))

@@ -1,8 +1,9 @@
 """What a run says while it goes: a live bar on a terminal, plain lines elsewhere."""
 
+import itertools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
@@ -14,6 +15,8 @@ from esper_agents.episodes import Step
 
 MIN_INTERVAL = 0.2
 """Seconds between two looks at the bar."""
+SAY_EVERY = 10.0
+"""Seconds between two lines about an evaluation."""
 
 
 class Reporter(Protocol):
@@ -44,6 +47,63 @@ def reporter(total: int, done: int = 0, stream: TextIO | None = None) -> Reporte
     """
     stream = stream or sys.stdout
     return Bar(total, done, stream) if stream.isatty() else Lines(total, stream)
+
+
+class Evaluating:
+    """How far evaluations are: a bar on a terminal, elsewhere a line now and then. A context manager.
+
+    Args:
+        plays: How often an agent plays all episodes.
+        stream: Where to write; None for standard output.
+    """
+
+    def __init__(self, plays: int, stream: TextIO | None = None) -> None:
+        self._stream, self._plays, self._begun = stream or sys.stdout, plays, 0
+        columns = (TextColumn("evaluation"), BarColumn(), TextColumn("{task.fields[of]}"))
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=self._stream))
+        self._task = self._bar.add_task("", total=plays, of="")
+        self._said = time.perf_counter()
+
+    def play(self, name: str, steps: int) -> Callable[[Step], None]:
+        """An agent begins to play.
+
+        Args:
+            name: Of the agent.
+            steps: Of all environments together, at most.
+
+        Returns:
+            What is called after each of them.
+        """
+        self._begun += 1
+        before, of = self._begun - 1, f"{self._begun}/{self._plays} {name}"
+        count = itertools.count(1)
+        self._bar.update(self._task, completed=before, of=of)
+
+        def stepped(step: Step) -> None:
+            now, done = time.perf_counter(), next(count)
+            if self._stream.isatty():
+                self._bar.update(self._task, completed=before + done / steps)
+            elif now - self._said >= SAY_EVERY:
+                self._said = now
+                self._stream.write(f"evaluation {of}: {done}/{steps} steps\n")
+                self._stream.flush()
+
+        return stepped
+
+    def __enter__(self) -> Self:
+        """Show the bar, if there is a terminal."""
+        if self._stream.isatty():
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Leave the bar; full, if nothing went wrong: episodes may end early."""
+        if kind is None:
+            self._bar.update(self._task, completed=self._plays)
+        if self._stream.isatty():
+            self._bar.stop()
 
 
 class Lines:

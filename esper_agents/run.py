@@ -17,10 +17,10 @@ from esper_agents.config import TrainConfig
 from esper_agents.curriculum import Curriculum
 from esper_agents.environment import World, make_world, settled
 from esper_agents.episodes import Step
-from esper_agents.evaluate import Evaluation, evaluate, fitting, merged
+from esper_agents.evaluate import Evaluation, OnStep, evaluate, fitting, merged, most_steps
 from esper_agents.interrupt import Interrupt
 from esper_agents.ppo.teacher import Teacher
-from esper_agents.progress import reporter
+from esper_agents.progress import Evaluating, reporter
 from esper_agents.record import Record
 from esper_agents.table import table
 from esper_agents.trainees import make_trainee
@@ -161,7 +161,9 @@ class Run:
     def finish(self, agent: Agent | str) -> list[Evaluation]:
         """Evaluate an agent, or the baseline of a name, and those that it is compared with."""
         others = [name for name in self.config.compare if name != self.config.algo]
-        found = self.evaluate([agent, *others])
+        agents = [agent, *others]
+        with Evaluating(len(agents) * len(self.worlds.worlds), self.place.stream) as shown:
+            found = self.evaluate(agents, shown)
         evaluations = merged(found)
         values = {
             "provenance": self.worlds.provenance,
@@ -177,13 +179,12 @@ class Run:
             self.place.say(line)
         return evaluations
 
-    def _checked(self, step: Step) -> None:
-        self._interrupt.check()
-
-    def evaluate(self, agents: Sequence[Agent | str]) -> list[list[Evaluation]]:
+    def evaluate(
+        self, agents: Sequence[Agent | str], shown: Evaluating | None = None
+    ) -> list[list[Evaluation]]:
         """For each instance what each agent reaches in the evaluation episodes; the first one's is logged."""
         found = [
-            self._evaluate(agents, *each)
+            self._evaluate(agents, shown, *each)
             for each in zip(self.worlds.configs, self.worlds.worlds, strict=True)
         ]
         for number, evaluations in enumerate(found if self.config.instances else []):
@@ -193,14 +194,32 @@ class Run:
         return found
 
     def _evaluate(
-        self, agents: Sequence[Agent | str], config: TrainConfig, trained: World
+        self,
+        agents: Sequence[Agent | str],
+        shown: Evaluating | None,
+        config: TrainConfig,
+        trained: World,
     ) -> list[Evaluation]:
         """On one instance."""
         count = evaluation_envs(config, trained)
         world = make_world(settled(config, trained), count, AutoresetMode.NEXT_STEP, "rgb_array")
         with closing(world.envs) as envs:
             players = [self._player(agent, envs) if isinstance(agent, str) else agent for agent in agents]
-            return [evaluate(player, envs, config.eval_seeds, self._checked) for player in players]
+            return [
+                evaluate(player, envs, config.eval_seeds, self._watched(player, envs, shown))
+                for player in players
+            ]
+
+    def _watched(self, player: Agent, envs: EsperVectorEnv, shown: Evaluating | None) -> OnStep:
+        """Called after every step of an evaluation: shows it, and stops it if that was asked for."""
+        show = shown and shown.play(player.name, most_steps(envs, self.config.eval_seeds))
+
+        def stepped(step: Step) -> None:
+            if show:
+                show(step)
+            self._interrupt.check()
+
+        return stepped
 
     def _player(self, name: str, envs: EsperVectorEnv) -> Agent:
         config = self.config

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         if first.print_config:
             print(config.model_dump_json(indent=2))
             return
-        result = compare(config)
+        result = compare(config, sys.stderr)
         print(f"data: {result.provenance}")
         print("\n".join(table(result.evaluations)))
     except (ValueError, FileNotFoundError) as error:
