@@ -1,7 +1,7 @@
 """A static host as large as a grown one, trained for as many FLOPs: what size alone would have brought."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import product
 from math import ceil, floor
@@ -16,6 +16,7 @@ from board.quality import qualities
 from board.trace import world
 from esper_agents.baselines import WaitAgent
 from esper_agents.evaluate import evaluate
+from esper_env.blueprints.conv import group_norm
 from esper_env.hosts import build, cnn, gpt
 from esper_env.tasks.outline import outline
 
@@ -25,17 +26,27 @@ Recipe = cnn.Recipe | gpt.Recipe
 
 
 def sizes(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipe, and larger ones of its form: widths as proportional as whole channels can be, or depths."""
+    """The recipe, and larger ones of its form: widths as proportional as whole channels can be, or depths.
+
+    Every blueprint can be built in them, as a world is made with its catalogue even where nothing is planted.
+    """
     if isinstance(recipe, cnn.Recipe):
         largest = max(recipe.widths)
         for width in range(largest, WIDER * largest + 1):
             wanted = [w * width / largest for w in recipe.widths]
             for widths in product(*(dict.fromkeys((floor(w), ceil(w))) for w in wanted)):
-                yield replace(recipe, widths=widths)
+                if all(map(_can_be_normalised, widths)):
+                    yield replace(recipe, widths=widths)
         return
     for layers in range(recipe.layers, recipe.layers + DEEPER + 1):
         for width in range(recipe.width, WIDER * recipe.width + 1, recipe.heads):
             yield replace(recipe, layers=layers, width=width)
+
+
+def _can_be_normalised(channels: int) -> bool:
+    with torch.device("meta"), suppress(ValueError):
+        return bool(group_norm(channels))
+    return False
 
 
 def of_size(name: str, shape: tuple[int, ...], classes: int, params: int) -> str:

@@ -12,7 +12,7 @@ from board.admission import difference, judged
 from board.canonical import sealed
 from board.cells import CELLS, Cell
 from board.instances import find, instances
-from board.larger import LargerJob, of_size
+from board.larger import LargerJob, of_size, sizes
 from board.oracle import ChoiceJob
 from board.quality import known
 from board.references import waves
@@ -160,6 +160,14 @@ def test_a_larger_host_has_the_size_that_was_asked_for(hosts, name):
             found = envs.facts.host_params
         assert found == pytest.approx(factor * params, rel=0.08)
         assert (found == params) == (factor == 1)
+
+
+def test_a_larger_host_is_one_in_which_every_blueprint_can_be_built(hosts):
+    """(9, 18, 35) channels have 7,855 parameters; GroupNorm can't split the 35, in two groups."""
+    assert not any(width == 35 for recipe in sizes(cnn.HOSTS["baseline"]) for width in recipe.widths)
+    larger = of_size("baseline", (3, 32, 32), 10, 7_855)
+    with closing(EsperVectorEnv(1, "cifar", data="procedural", host=larger, engine="null")) as envs:
+        assert envs.facts.host_params == pytest.approx(7_855, rel=0.03)
 
 
 def test_a_larger_language_host_may_be_wider_or_deeper(hosts):
