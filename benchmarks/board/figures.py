@@ -86,7 +86,7 @@ def collected(
             | _scored(scores[name])
             | {"target": _target(scored[name])}
             | _figures(Pairs(entry, group.rows, grid), list(group.rows))
-            | {"budgets": _budgets(entry, group, grid)}
+            | {"budgets": _budgets(entry, group, grid), "score_each": _each(entry, group, grid)}
             | _spent(entry, group)
             | {"against": _against(name, scores, rivals), "profile": _profile(scores[name])}
             for name, entry in whole.items()
@@ -159,6 +159,19 @@ def _budgets(entry: Entry, group: Group, grid: Grid) -> Figures:
             "harm": float(whole.over_cells(lambda pair: float(pair.harm)).mean()),
         }
     return found
+
+
+def _each(entry: Entry, group: Group, grid: Grid) -> Figures:
+    """Instance -> budgets -> mean score, of what was admitted."""
+
+    def score(instance: str, row: Row) -> float:
+        pairs = Pairs(entry, {instance: [row]}, grid)
+        return float(pairs.over_cells(lambda pair: pair.score).mean())
+
+    return {
+        instance: {row.cell.id: score(instance, row) for row in rows}
+        for instance, rows in group.admitted.items()
+    }
 
 
 def _under(rows: Mapping[str, Sequence[Row]], cell: Cell) -> dict[str, list[Row]]:

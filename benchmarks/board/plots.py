@@ -34,7 +34,9 @@ def draw(report: Figures, folder: Path) -> list[Path]:
 
 def _scores(groups: Sequence[Figures], path: Path) -> None:
     """A panel for each group: interquartile means, with intervals."""
-    names = sorted({name for group in groups for name in group["entries"]}, key=lambda n: _order(groups, n))
+    names = sorted(
+        {name for group in groups for name in group["entries"]}, key=lambda n: (_order(groups, n), n)
+    )
     color = colors(sorted(names))
     figure, panels = _figure(
         1,

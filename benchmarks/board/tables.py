@@ -1,11 +1,13 @@
 """A report as Markdown, from its plain values alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 from stories_report import markdown
 
+from board.entries import part_of
 from board.figures import Figures
 from board.score import HARM, HELD_OUT
 
@@ -98,6 +100,8 @@ def _group(group: Figures, rivals: Sequence[str]) -> Iterator[str]:
         yield from _budgets(group, names)
         if group["part"] == HELD_OUT:
             yield from _questions(group)
+            for name, rival in product(_learned(group), _subtracted(rivals)):
+                yield from _consists(rows, name, rival)
             yield from _each(group, names)
     for name, of in group["missing"].items():
         more = f" and {len(of) - 3} more" if len(of) > 3 else ""
@@ -127,10 +131,15 @@ def _numbers(row: Figures, machines: Sequence[str]) -> str:
     return ", ".join(str(machines.index(machine) + 1) for machine in row["hardware"])
 
 
+def _learned(group: Figures) -> dict[str, Figures]:
+    """Entries with training seeds that can be compared with the schedule."""
+    rows = group["entries"]
+    return {name: row for name, row in rows.items() if row["runs"] > 1 and "schedule" in row["against"]}
+
+
 def _questions(group: Figures) -> Iterator[str]:
     """Whether learning pays, and where: for every entry with training seeds."""
-    rows = group["entries"]
-    learned = {name: row for name, row in rows.items() if row["runs"] > 1 and "schedule" in row["against"]}
+    learned = _learned(group)
     for name, row in learned.items():
         of, harm = row["against"]["schedule"], row["harm"]
         drawn = interval([of["gap"][0], *of["gap_drawn"]], "{:+.3f}").partition(" ")[2] or MISSING
@@ -161,6 +170,37 @@ def pays_off(score: float, gap: Sequence[float | None], harm: Sequence[float | N
     assert mean is not None, "a mean of figures that are there"
     assert harm[0] is not None, "likewise"
     return score > 0 and mean >= MARGIN and low is not None and low > 0 and harm[0] <= MOST_HARM
+
+
+def contributions(rows: Figures, name: str, rival: str) -> dict[str, dict[str, float]]:
+    """Axis -> budgets -> what they contribute to the difference of two entries' mean scores: its summands.
+
+    Args:
+        rows: The entries of a group.
+        name: One of them.
+        rival: What is subtracted.
+    """
+    ours, theirs = rows[name]["score_each"], rows[rival]["score_each"]
+    found: dict[str, dict[str, float]] = {}
+    for instance, under in ours.items():
+        of = found.setdefault(part_of(instance)[1], dict.fromkeys(rows[name]["budgets"], 0.0))
+        for budgets, score in under.items():
+            of[budgets] += (score - theirs[instance][budgets]) / (len(under) * len(ours))
+    return found
+
+
+def _consists(rows: Figures, name: str, rival: str) -> Iterator[str]:
+    """From which axes and budgets a difference comes."""
+    if rival not in rows[name]["against"]:
+        return
+    of = contributions(rows, name, rival)
+    together = {budgets: sum(axis[budgets] for axis in of.values()) for budgets in rows[name]["budgets"]}
+    lines = [
+        [axis, *(f"{each:+.3f}" for each in (*under.values(), sum(under.values())))]
+        for axis, under in (of | {"all": together}).items()
+    ]
+    yield f"What {name} less {rival} consists of, by what is new and by budgets:\n"
+    yield markdown(["new", *together, "all"], lines) + "\n"
 
 
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:
@@ -196,13 +236,18 @@ def _rival(rival: str, figure: str, form: str) -> Callable[[Figures], str]:
     return read
 
 
+def _subtracted(rivals: Sequence[str]) -> list[str]:
+    """Whom a difference is shown to: the heuristic, which most agents beat, is left out."""
+    return [each for each in rivals if each != "heuristic"]
+
+
 def _columns(rivals: Sequence[str]) -> dict[str, Callable[[Any], str]]:
     """What is shown of every entry, in order."""
     return {
         "training seeds": lambda row: str(row["runs"]),
         "score, IQM": lambda row: interval(row["iqm"], "{:.3f}"),
         "score, mean": lambda row: interval(row["mean"], "{:.3f}"),
-        **{f"less {each}": _rival(each, "gap", "{:+.3f}") for each in rivals if each != "heuristic"},
+        **{f"less {each}": _rival(each, "gap", "{:+.3f}") for each in _subtracted(rivals)},
         **{f"better than {each}": _rival(each, "better", "{:.2f}") for each in rivals},
         **COSTS,
     }

@@ -131,6 +131,28 @@ def test_a_report_names_the_instances_on_which_learning_pays(folder):
     assert said["T1-data-01"][2:] == [f"{25 * sum(seed % 3 == 0 for seed in seeds)}", "no |"]
 
 
+def test_what_a_difference_consists_of_adds_up_to_it(folder):
+    """One refused pair makes an instance's others weigh more; the tables show the same sum."""
+    _, values = made(folder)
+    text = (folder / "o" / "report.md").read_text()
+    rows = values["groups"][0]["entries"]
+    for rival in ("schedule", "heuristic"):
+        of = tables.contributions(rows, "esper_ppo", rival)
+        assert list(of) == ["seeds", "data", "reach"]
+        gap = rows["esper_ppo"]["against"][rival]["gap"][0]
+        assert sum(sum(axis.values()) for axis in of.values()) == pytest.approx(gap)
+    gap = rows["esper_ppo"]["against"]["schedule"]["gap"][0]
+    block = text[text.index("What esper_ppo less schedule consists of") :].split("\n\n")[1]
+    assert block.splitlines()[-1].endswith(f"| {gap:+.3f} |")
+    # the heuristic wins under budgets of 3, half of what the oracle wins: of 5 instances of 4 pairs, but one
+    ours = rows["schedule"]["score_each"]["T1-data-01"]
+    assert (len(ours), len(rows["schedule"]["score_each"]["T1-data-00"])) == (3, 4)
+    won = tables.contributions(rows, "heuristic", "wait")["data"]
+    assert won == pytest.approx(
+        {"1.5x1": 0, "1.5x2": 0, "3x1": 0.5 / 15 + 0.1 / 4, "3x2": 0.5 / 15 + 0.1 / 4}
+    )
+
+
 def test_whoever_does_nothing_is_not_paid_for_a_schedule_that_loses():
     gap, harm = [0.11, 0.02, 0.21], [0.0, None, None]
     assert tables.pays_off(0.01, gap, harm)
