@@ -150,11 +150,13 @@ WIDE: Family = {
 """EsperCifar's host, 6,418 parameters, on 32x32 images that are about as hard for it as CIFAR-10."""
 REAL: Family = {
     **{path: rule for path, rule in WIDE.items() if not path.startswith("task.")},
+    "host.name": "micro",
     "task.data": "cifar10",
     "task.val_fraction": 0.04,
     "engine.epoch_size": OneOf((1_792, 2_048)),
 }
-"""The same host on CIFAR-10."""
+"""CIFAR-10 as EsperCifar has it, and EsperMicro's host: the larger one has too little to win in what a CPU
+plays, 0.7 points."""
 STORIES: Family = {
     **TEXT,
     "task.data": "tinystories",
@@ -168,20 +170,8 @@ T2: dict[str, tuple[tuple[str, Family], ...]] = {
     "train": (("cifar", WIDE),),
     "seeds": (("cifar", WIDE),),
     "data": (("cifar", REAL),),
-    "impairment": (
-        (
-            "cifar",
-            {
-                **WIDE,
-                "host.name": "impaired",
-                "host.slots": None,
-                "engine.epoch_size": OneOf((3_072, 4_096)),
-            },
-        ),
-    ),
-    "reach": (("cifar", {**WIDE, "horizon": 60}),),
     "modality": (("stories", STORIES),),
 }
-"""The same with EsperCifar's host, and the data of EsperCifar and EsperTinyStories, cut to hours on a CPU: 28
-to 60 epochs an episode, of half of the images or a third of the windows at most."""
+"""EsperCifar's host, and the data of EsperCifar and EsperTinyStories, cut to hours on a CPU: 28 or 40 epochs
+an episode, of half of the images or a third of the windows at most."""
 FAMILIES = {"T1": T1, "T2": T2}

@@ -29,7 +29,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 """`train`, and the axes along which held-out instances are new."""
 COUNTS: dict[str, dict[Part, int]] = {
     "T1": {"train": 8, "seeds": 4, "data": 4, "impairment": 4, "reach": 2, "modality": 2},
-    "T2": {"train": 2, "seeds": 1, "data": 1, "impairment": 1, "reach": 1, "modality": 1},
+    "T2": {"train": 2, "seeds": 1, "data": 1, "modality": 1},
 }
 """Tier -> part -> how many instances."""
 IDS = {"micro": "EsperMicro-v0", "cifar": "EsperCifar-v0", "stories": "EsperTinyStories-v0"}
@@ -107,7 +107,10 @@ def draw(tier: Tier, part: Part, number: int) -> Instance:
 def instances(tier: Tier, parts: Sequence[Part] = PARTS) -> tuple[Instance, ...]:
     """All of a tier, or those of some parts."""
     return tuple(
-        draw(tier, part, number) for part in PARTS if part in parts for number in range(COUNTS[tier][part])
+        draw(tier, part, number)
+        for part, count in COUNTS[tier].items()
+        if part in parts
+        for number in range(count)
     )
 
 
@@ -127,11 +130,14 @@ def select(tier: Tier, names: Sequence[str] | None = None) -> tuple[Instance, ..
     """Instances of a tier by part or id; `held-out` for all but `train`, which is what None means as well.
 
     Raises:
-        ValueError: a name that is neither.
+        ValueError: a name that is neither, or a part that the tier has not.
     """
+    own = COUNTS[tier]
     chosen: dict[str, Instance] = {}
     for name in names or ["held-out"]:
-        parts = [part for part in PARTS if name == part or (name == "held-out" and part != "train")]
+        if name in PARTS and name not in own:
+            raise ValueError(f"tier {tier} has no part {name!r}: it has {list(own)}")
+        parts = [part for part in own if name == part or (name == "held-out" and part != "train")]
         chosen |= {each.id: each for each in (instances(tier, parts) if parts else [find(name)])}
     return tuple(chosen.values())
 
