@@ -72,11 +72,13 @@ def plain(values: Sequence[float]) -> list[float | None]:
 def collected(
     table: Table, entries: Mapping[str, Entry], grid: Grid, rivals: Sequence[str] = RIVALS
 ) -> list[Figures]:
-    """Every group in turn: the instances, each entry's figures, and what of an entry is missing."""
+    """Every group of tiers that were played: instances, each entry's figures, what of it is missing."""
     found = []
     for group in groups(table):
         within = {name: entry.within(group.tier) for name, entry in entries.items()}
         own = {name: entry for name, entry in within.items() if entry.records}
+        if not own:
+            continue
         missing = {name: grid.missing(entry, group) for name, entry in own.items()}
         whole = {name: entry for name, entry in own.items() if not missing[name]}
         scored = {name: Pairs(entry, group.admitted, grid) for name, entry in whole.items()}

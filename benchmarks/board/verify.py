@@ -20,6 +20,7 @@ import numpy as np
 
 from board import checks, pledge, records, submit
 from board.entries import entries
+from board.instances import find, refuse_absent
 from board.progress import JobProgress
 from board.records import EPISODES, TABLES, Record, RefusedError, Table
 from board.report import revealed
@@ -74,7 +75,9 @@ def main(args: argparse.Namespace) -> int:
             print(f"WRONG: {problem}")
         wrong += len(problems)
         if not wrong:
-            again = replayed(chosen(good, args.share, draw), folder, args.device)
+            picked = chosen(good, args.share, draw)
+            refuse_absent(find(record.instance) for record in picked)
+            again = replayed(picked, folder, args.device)
             wrong += again.wrong
     seeds = "" if secret is not None else ", but for the host seeds"
     verdict = "REFUSED" if wrong else f"verified{seeds}{again.how}"

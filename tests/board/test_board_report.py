@@ -428,6 +428,14 @@ def test_the_headroom_is_shown_before_anybody_plays(folder):
     assert (folder / "headroom.png").stat().st_size > 5000
 
 
+def test_a_tier_that_nobody_played_is_not_reported(tmp_path):
+    tables_of = [references(tmp_path / f"{tier}.json", (f"{tier}-seeds-00",)) for tier in ("T1", "T2")]
+    play(tmp_path / "r", "wait", ("T1-seeds-00",), 0.0)
+    values = report.made([tmp_path / "r"], tables_of, None)
+    assert {group["tier"] for group in values["groups"]} == {"T1"}
+    assert len(values["room"]) == 8
+
+
 def test_tables_of_several_tiers_are_one(tmp_path):
     first = references(tmp_path / "1.json", INSTANCES[:1])
     second = references(tmp_path / "2.json", ("T2-seeds-00",))
