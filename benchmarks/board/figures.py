@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from board.cells import Cell
 from board.entries import Entry
 from board.instances import find
 from board.records import Record, Row, Table
@@ -88,7 +87,9 @@ def collected(
             | _scored(scores[name])
             | {"target": _target(scored[name])}
             | _figures(Pairs(entry, group.rows, grid), list(group.rows))
-            | {"budgets": _budgets(entry, group, grid), "score_each": _each(entry, group, grid)}
+            | {"budgets": _split(entry, group, grid, lambda row: row.cell.id)}
+            | {"each": _split(entry, group, grid, lambda row: row.instance)}
+            | {"score_each": _each(entry, group, grid)}
             | _spent(entry, group)
             | {"against": _against(name, scores, rivals), "profile": _profile(scores[name])}
             for name, entry in whole.items()
@@ -146,16 +147,16 @@ def _figures(pairs: Pairs, instances: Sequence[str]) -> Figures:
     }
 
 
-def _budgets(entry: Entry, group: Group, grid: Grid) -> Figures:
-    """Budgets -> mean score, where anything was admitted, mean points and harm; instances weigh the same."""
+def _split(entry: Entry, group: Group, grid: Grid, key: Callable[[Row], str]) -> Figures:
+    """Key -> mean score, where anything was admitted, mean points and harm; instances weigh the same."""
     found = {}
-    for cell in dict.fromkeys(row.cell for rows in group.rows.values() for row in rows):
+    for value in dict.fromkeys(key(row) for rows in group.rows.values() for row in rows):
         whole, admitted = (
-            Pairs(entry, under, grid) if (under := _under(rows, cell)) else None
+            Pairs(entry, under, grid) if (under := _where(rows, key, value)) else None
             for rows in (group.rows, group.admitted)
         )
-        assert whole is not None, "the cell is that of a row"
-        found[cell.id] = {
+        assert whole is not None, "the value is that of a row"
+        found[value] = {
             "score": admitted and float(admitted.over_cells(lambda pair: pair.score).mean()),
             "gain": 100 * float(whole.over_cells(lambda pair: pair.gain).mean()),
             "harm": float(whole.over_cells(lambda pair: float(pair.harm)).mean()),
@@ -176,9 +177,9 @@ def _each(entry: Entry, group: Group, grid: Grid) -> Figures:
     }
 
 
-def _under(rows: Mapping[str, Sequence[Row]], cell: Cell) -> dict[str, list[Row]]:
-    """Instance -> its rows under these budgets, where there are any."""
-    kept = {instance: [row for row in of if row.cell == cell] for instance, of in rows.items()}
+def _where(rows: Mapping[str, Sequence[Row]], key: Callable[[Row], str], value: str) -> dict[str, list[Row]]:
+    """Instance -> those of its rows that have a value, where there are any."""
+    kept = {instance: [row for row in of if key(row) == value] for instance, of in rows.items()}
     return {instance: of for instance, of in kept.items() if of}
 
 

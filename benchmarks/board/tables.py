@@ -204,13 +204,10 @@ def _consists(rows: Figures, name: str, rival: str) -> Iterator[str]:
 
 
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:
-    """Mean score on every instance."""
-    scores = {name: np.array(group["entries"][name]["scores"]) for name in names}
-    lines = [
-        [instance, *(f"{scores[name][number].mean():.2f}" for name in names)]
-        for number, instance in enumerate(group["instances"])
-    ]
-    yield "Mean score on each instance:\n"
+    """Every entry on every instance that was played."""
+    rows = [group["entries"][name]["each"] for name in names]
+    lines = [[instance, *(_under(row[instance]) for row in rows)] for instance in rows[0]]
+    yield "On each instance: mean score, where anything was admitted, points, harm:\n"
     yield markdown(["instance", *names], lines) + "\n"
 
 

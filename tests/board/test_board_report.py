@@ -85,6 +85,7 @@ def test_a_report_says_who_wins_what_and_at_which_price(folder, capsys):
     assert "## T1, seeds (2 instances, 8 with budgets; 4 hosts)" in text
     assert "| budgets | esper_ppo | schedule | heuristic | wait |" in text
     assert "| 0.50, +10.0, 0% | 0.00, +0.0, 0% | 0.00, +0.0, 0% |" in text
+    assert "On each instance: mean score, where anything was admitted, points, harm:" in text
     assert "not revealed yet" in text
     assert own["harm"][0] <= 0.05
     assert "+0.05, interval and score above 0, harm of at most 5%: **yes**" in text

@@ -112,6 +112,8 @@ def test_what_was_not_admitted_counts_for_harm_alone(tmp_path):
     assert list(own["budgets"]) == ["1.5x1", "1.5x2", "3x1", "3x2"]
     assert own["budgets"]["1.5x1"] == {"score": None, "gain": pytest.approx(-30), "harm": 1}
     assert own["budgets"]["3x2"] == pytest.approx({"score": 0.5, "gain": -10, "harm": 0.5})
+    assert own["each"]["T1-data-00"] == pytest.approx({"score": 0.5, "gain": 0, "harm": 0.25})
+    assert own["each"]["T1-data-01"] == {"score": None, "gain": pytest.approx(-30), "harm": 1}
     assert figures.collected(table, {}, score.Grid(table, None)) == [], "of a tier that nobody played"
 
 
