@@ -155,8 +155,7 @@ REAL: Family = {
     "task.val_fraction": 0.04,
     "engine.epoch_size": OneOf((1_792, 2_048)),
 }
-"""CIFAR-10 as EsperCifar has it, and EsperMicro's host: the larger one has too little to win in what a CPU
-plays, 0.7 points."""
+"""CIFAR-10, few images an epoch, and EsperMicro's host; decision 026 has figures of the larger one."""
 STORIES: Family = {
     **TEXT,
     "task.data": "tinystories",
@@ -172,6 +171,6 @@ T2: dict[str, tuple[tuple[str, Family], ...]] = {
     "data": (("cifar", REAL),),
     "modality": (("stories", STORIES),),
 }
-"""EsperCifar's host, and the data of EsperCifar and EsperTinyStories, cut to hours on a CPU: 28 or 40 epochs
-an episode, of half of the images or a third of the windows at most."""
+"""EsperCifar's host, and real data of EsperCifar and EsperTinyStories with smaller hosts, cut to hours on a
+CPU: 28 or 40 epochs an episode, of a quarter of the images or a third of the windows at most."""
 FAMILIES = {"T1": T1, "T2": T2}

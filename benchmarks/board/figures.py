@@ -71,13 +71,11 @@ def plain(values: Sequence[float]) -> list[float | None]:
 def collected(
     table: Table, entries: Mapping[str, Entry], grid: Grid, rivals: Sequence[str] = RIVALS
 ) -> list[Figures]:
-    """Every group of tiers that were played: instances, each entry's figures, what of it is missing."""
+    """Every group in turn: the instances, each entry's figures, and what of an entry is missing."""
     found = []
     for group in groups(table):
         within = {name: entry.within(group.tier) for name, entry in entries.items()}
         own = {name: entry for name, entry in within.items() if entry.records}
-        if not own:
-            continue
         missing = {name: grid.missing(entry, group) for name, entry in own.items()}
         whole = {name: entry for name, entry in own.items() if not missing[name]}
         scored = {name: Pairs(entry, group.admitted, grid) for name, entry in whole.items()}
@@ -87,9 +85,7 @@ def collected(
             | _scored(scores[name])
             | {"target": _target(scored[name])}
             | _figures(Pairs(entry, group.rows, grid), list(group.rows))
-            | {"budgets": _split(entry, group, grid, lambda row: row.cell.id)}
-            | {"each": _split(entry, group, grid, lambda row: row.instance)}
-            | {"score_each": _each(entry, group, grid)}
+            | {"each": _each(entry, group, grid)}
             | _spent(entry, group)
             | {"against": _against(name, scores, rivals), "profile": _profile(scores[name])}
             for name, entry in whole.items()
@@ -147,40 +143,18 @@ def _figures(pairs: Pairs, instances: Sequence[str]) -> Figures:
     }
 
 
-def _split(entry: Entry, group: Group, grid: Grid, key: Callable[[Row], str]) -> Figures:
-    """Key -> mean score, where anything was admitted, mean points and harm; instances weigh the same."""
-    found = {}
-    for value in dict.fromkeys(key(row) for rows in group.rows.values() for row in rows):
-        whole, admitted = (
-            Pairs(entry, under, grid) if (under := _where(rows, key, value)) else None
-            for rows in (group.rows, group.admitted)
-        )
-        assert whole is not None, "the value is that of a row"
-        found[value] = {
-            "score": admitted and float(admitted.over_cells(lambda pair: pair.score).mean()),
-            "gain": 100 * float(whole.over_cells(lambda pair: pair.gain).mean()),
-            "harm": float(whole.over_cells(lambda pair: float(pair.harm)).mean()),
-        }
-    return found
-
-
 def _each(entry: Entry, group: Group, grid: Grid) -> Figures:
-    """Instance -> budgets -> mean score, of what was admitted."""
+    """Instance -> budgets -> mean score, None where these were refused, mean points and share of harm."""
 
-    def score(instance: str, row: Row) -> float:
-        pairs = Pairs(entry, {instance: [row]}, grid)
-        return float(pairs.over_cells(lambda pair: pair.score).mean())
+    def means(row: Row) -> Figures:
+        pairs = Pairs(entry, {row.instance: [row]}, grid)
+        return {
+            "score": float(pairs.over_cells(lambda pair: pair.score).mean()) if row.admitted else None,
+            "gain": 100 * float(pairs.over_cells(lambda pair: pair.gain).mean()),
+            "harm": float(pairs.over_cells(lambda pair: float(pair.harm)).mean()),
+        }
 
-    return {
-        instance: {row.cell.id: score(instance, row) for row in rows}
-        for instance, rows in group.admitted.items()
-    }
-
-
-def _where(rows: Mapping[str, Sequence[Row]], key: Callable[[Row], str], value: str) -> dict[str, list[Row]]:
-    """Instance -> those of its rows that have a value, where there are any."""
-    kept = {instance: [row for row in of if key(row) == value] for instance, of in rows.items()}
-    return {instance: of for instance, of in kept.items() if of}
+    return {instance: {row.cell.id: means(row) for row in rows} for instance, rows in group.rows.items()}
 
 
 def _target(pairs: Pairs) -> Figures:

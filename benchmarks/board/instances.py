@@ -2,9 +2,9 @@
 
 What is drawn is a function of (`VERSION`, tier, part, number). Whatever a held-out part is new in comes from
 a range or list of its own: generator seeds of procedural data from disjoint ranges in every part,
-difficulties of `data` from boxes that lie outside that of `train`, hosts of `impairment` and `modality` and
-lengths of `reach` from lists that `train` does not draw from. Spaces are the same everywhere, so that every
-agent can play everything.
+difficulties of `data` from boxes that lie outside that of `train` (T2: CIFAR-10, and another host), hosts of
+`impairment` and `modality` and lengths of `reach` from lists that `train` does not draw from. Spaces are the
+same everywhere, so that every agent can play everything.
 """
 
 from collections.abc import Iterable, Sequence

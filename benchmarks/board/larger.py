@@ -28,7 +28,7 @@ Recipe = cnn.Recipe | gpt.Recipe
 def sizes(recipe: Recipe) -> Iterator[Recipe]:
     """The recipe, and larger ones of its form: widths as proportional as whole channels can be, or depths.
 
-    Every blueprint can be built in them, as a world is made with its catalogue even where nothing is planted.
+    In those of images every blueprint can be built: a world is made with all of them, planted or not.
     """
     if isinstance(recipe, cnn.Recipe):
         largest = max(recipe.widths)

@@ -26,8 +26,8 @@ def draw(report: Figures, folder: Path) -> list[Path]:
         if not groups:
             continue
         paths += [folder / f"scores_{tier}.png", folder / f"profile_{tier}.png"]
-        _scores(groups, paths[-2])
         first = next((group for group in groups if group["part"] == HELD_OUT), groups[0])
+        _scores([first, *(each for each in groups if each["instances"] != first["instances"])], paths[-2])
         _profiles(first, paths[-1])
     return paths
 
@@ -87,7 +87,7 @@ def _profiles(group: Figures, path: Path) -> None:
     axes.set(
         xlabel="score (0: static host, 1: oracle)",
         ylabel="share above",
-        title=f"{group['tier']}, {group['part']}: {len(group['instances'])} instances",
+        title=f"{group['tier']}, {group['part']} ({len(group['instances'])})",
         ylim=(-0.02, 1.02),
     )
     axes.grid(alpha=0.3)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from board import figures, pledge, plots, records, tables
-from board.entries import STATIC, Register, by_size, entries
+from board.entries import STATIC, Register, by_size, entries, part_of
 from board.figures import RIVALS
 from board.instances import find
 from board.plans import plan_for
@@ -69,6 +69,10 @@ def made(
     good, left_out = sorted_out(folders, table, secret)
     broken = {each.entry: pledge.broken(each, good) for each in pledged}
     played = entries(good)
+    tiers = {part_of(record.instance)[0] for record in good}
+    table = table.model_copy(
+        update={"rows": [row for row in table.rows if part_of(row.instance)[0] in tiers]}
+    )
     absent = sorted({*against} - {*played})
     if absent:
         raise RefusedError(f"--against {absent}: there are results of {list(played)}")

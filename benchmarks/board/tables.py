@@ -109,16 +109,26 @@ def _group(group: Figures, rivals: Sequence[str]) -> Iterator[str]:
 
 
 def _budgets(group: Figures, names: Sequence[str]) -> Iterator[str]:
-    """Every entry under every pair of budgets."""
-    rows = [group["entries"][name]["budgets"] for name in names]
-    lines = [[budgets, *(_under(row[budgets]) for row in rows)] for budgets in rows[0]]
+    """Every entry under every pair of budgets; instances weigh the same."""
+    rows = [group["entries"][name]["each"] for name in names]
+    lines = [
+        [budgets, *(_under([of[budgets] for of in row.values() if budgets in of]) for row in rows)]
+        for budgets in _budgets_of(rows[0])
+    ]
     yield "Under each pair of budgets (parameters x FLOPs): mean score, points, harm:\n"
     yield markdown(["budgets", *names], lines) + "\n"
 
 
-def _under(figures: Figures) -> str:
-    score = MISSING if figures["score"] is None else f"{figures['score']:.2f}"
-    return f"{score}, {figures['gain']:+.1f}, {100 * figures['harm']:.0f}%"
+def _budgets_of(each: Figures) -> list[str]:
+    return list(dict.fromkeys(budgets for of in each.values() for budgets in of))
+
+
+def _under(figures: Sequence[Figures]) -> str:
+    """Means; of scores over what was admitted."""
+    scores = [each["score"] for each in figures if each["score"] is not None]
+    gain, harm = (float(np.mean([each[name] for each in figures])) for name in ("gain", "harm"))
+    score = f"{np.mean(scores):.2f}" if scores else MISSING
+    return f"{score}, {gain:+.1f}, {100 * harm:.0f}%"
 
 
 def _named(name: str, rows: dict[str, Figures]) -> str:
@@ -180,12 +190,18 @@ def contributions(rows: Figures, name: str, rival: str) -> dict[str, dict[str, f
         name: One of them.
         rival: What is subtracted.
     """
-    ours, theirs = rows[name]["score_each"], rows[rival]["score_each"]
+    ours, theirs = rows[name]["each"], rows[rival]["each"]
+    admitted = {
+        instance: [budgets for budgets, figures in of.items() if figures["score"] is not None]
+        for instance, of in ours.items()
+    }
+    admitted = {instance: under for instance, under in admitted.items() if under}
     found: dict[str, dict[str, float]] = {}
-    for instance, under in ours.items():
-        of = found.setdefault(part_of(instance)[1], dict.fromkeys(rows[name]["budgets"], 0.0))
-        for budgets, score in under.items():
-            of[budgets] += (score - theirs[instance][budgets]) / (len(under) * len(ours))
+    for instance, under in admitted.items():
+        of = found.setdefault(part_of(instance)[1], dict.fromkeys(_budgets_of(ours), 0.0))
+        for budgets in under:
+            gap = ours[instance][budgets]["score"] - theirs[instance][budgets]["score"]
+            of[budgets] += gap / (len(under) * len(admitted))
     return found
 
 
@@ -194,7 +210,11 @@ def _consists(rows: Figures, name: str, rival: str) -> Iterator[str]:
     if rival not in rows[name]["against"]:
         return
     of = contributions(rows, name, rival)
-    together = {budgets: sum(axis[budgets] for axis in of.values()) for budgets in rows[name]["budgets"]}
+    together = {
+        budgets: sum(axis[budgets] for axis in of.values()) for budgets in _budgets_of(rows[name]["each"])
+    }
+    if len(of) == len(together) == 1:
+        return
     lines = [
         [axis, *(f"{each:+.3f}" for each in (*under.values(), sum(under.values())))]
         for axis, under in (of | {"all": together}).items()
@@ -206,7 +226,7 @@ def _consists(rows: Figures, name: str, rival: str) -> Iterator[str]:
 def _each(group: Figures, names: Sequence[str]) -> Iterator[str]:
     """Every entry on every instance that was played."""
     rows = [group["entries"][name]["each"] for name in names]
-    lines = [[instance, *(_under(row[instance]) for row in rows)] for instance in rows[0]]
+    lines = [[instance, *(_under(list(row[instance].values())) for row in rows)] for instance in rows[0]]
     yield "On each instance: mean score, where anything was admitted, points, harm:\n"
     yield markdown(["instance", *names], lines) + "\n"
 

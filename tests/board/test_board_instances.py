@@ -71,12 +71,18 @@ def test_new_looks_lie_outside_what_is_trained_on(looks):
     assert all(new.high < old.low or new.low > old.high for new, old in pairs)
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_hosts_and_lengths_that_are_held_out_are_never_trained_on(tier):
-    parts = families.FAMILIES[tier]
-    for part, path in (("impairment", "host.name"), ("modality", "host.name"), ("reach", "horizon")):
-        trained = set().union(*(possible(family[path]) for _, family in parts["train"]))
-        assert not trained & set().union(*(possible(family[path]) for _, family in parts.get(part, ())))
+OTHER = {"impairment": "host.name", "modality": "host.name", "reach": "horizon"}
+"""Axis -> what no agent was trained with."""
+
+
+@pytest.mark.parametrize(("tier", "part"), [(tier, part) for tier, part in ALL if part in OTHER])
+def test_hosts_and_lengths_that_are_held_out_are_never_trained_on(tier, part):
+    parts, path = families.FAMILIES[tier], OTHER[part]
+    trained, held_out = (
+        set().union(*(possible(family[path]) for _, family in parts[name])) for name in ("train", part)
+    )
+    assert held_out
+    assert not trained & held_out
 
 
 NEW = {
@@ -87,15 +93,21 @@ NEW = {
 """Axis -> what is not drawn as for training. Impaired hosts learn nothing from fewer images."""
 
 
-@pytest.mark.parametrize("part", NEW)
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("tier", "part"), [(tier, part) for tier, part in ALL if part in NEW])
 def test_an_axis_is_new_in_what_it_is_named_after_alone(tier, part):
     """Data and modality are other tasks, in all of their settings."""
     parts = families.FAMILIES[tier]
     [(_, trained)] = parts["train"]
-    for _, family in parts.get(part, ()):
+    for _, family in parts[part]:
         other = {path for path in {*family, *trained} if family.get(path) != trained.get(path)}
         assert other <= NEW[part]
+
+
+def test_real_images_have_another_host_and_longer_epochs_besides():
+    [(_, trained)], [(_, real)] = (families.T2[part] for part in ("train", "data"))
+    other = {path for path in {*real, *trained} if real.get(path) != trained.get(path)}
+    assert {path for path in other if not path.startswith("task.")} == {"host.name", "engine.epoch_size"}
+    assert real["host.name"] == families.FAMILIAR["host.name"]
 
 
 def apart(one, other):

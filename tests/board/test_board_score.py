@@ -109,12 +109,18 @@ def test_what_was_not_admitted_counts_for_harm_alone(tmp_path):
     assert own["harm"][0] == pytest.approx((1 / 4 + 1) / 2)
     assert own["harm_each"] == {"T1-data-00": [0.25, None, None], "T1-data-01": [1, None, None]}
     assert own["gain"][0] == pytest.approx(np.mean([-30, 10, 10, 10, -30, -30, -30, -30]))
-    assert list(own["budgets"]) == ["1.5x1", "1.5x2", "3x1", "3x2"]
-    assert own["budgets"]["1.5x1"] == {"score": None, "gain": pytest.approx(-30), "harm": 1}
-    assert own["budgets"]["3x2"] == pytest.approx({"score": 0.5, "gain": -10, "harm": 0.5})
-    assert own["each"]["T1-data-00"] == pytest.approx({"score": 0.5, "gain": 0, "harm": 0.25})
-    assert own["each"]["T1-data-01"] == {"score": None, "gain": pytest.approx(-30), "harm": 1}
-    assert figures.collected(table, {}, score.Grid(table, None)) == [], "of a tier that nobody played"
+    kept, lost = ({"score": 0.5, "gain": 10, "harm": 0}, {"score": None, "gain": -30, "harm": 1})
+    wanted = {"1.5x1": lost, "1.5x2": kept, "3x1": kept, "3x2": kept}
+    assert list(own["each"]["T1-data-00"]) == list(wanted)
+    for budgets, figures_of in wanted.items():
+        assert own["each"]["T1-data-00"][budgets] == pytest.approx(figures_of)
+        assert own["each"]["T1-data-01"][budgets] == pytest.approx(lost)
+    assert [each["part"] for each in figures.collected(table, {}, score.Grid(table, None))] == [
+        "held-out",
+        "data",
+        "seeds",
+        "train",
+    ], "of what nobody has played, too"
 
 
 def test_every_instance_weighs_the_same_in_score_and_harm(tmp_path):
@@ -136,7 +142,7 @@ def test_every_instance_weighs_the_same_in_score_and_harm(tmp_path):
 
 def test_in_every_tier_an_entry_has_training_seeds_and_hosts_of_its_own(tmp_path):
     tiers = {"T1": ("T1-data-00", "T1-seeds-00"), "T2": ("T2-data-00", "T2-seeds-00")}
-    cells = {"T1": CELLS, "T2": (CELLS[0], CELLS[-1])}
+    cells = {"T1": CELLS, "T2": CELLS[-1:]}
     files = [references(tmp_path / f"{tier}.json", names, cells=cells[tier]) for tier, names in tiers.items()]
     for tier, runs, seeds in (("T1", (1, 2, 3), 4), ("T2", (2, 9), 4)):
         play(tmp_path / tier, "wait", tiers[tier], 0.0, cells=cells[tier], seeds=seeds)
