@@ -24,10 +24,11 @@ POINT = 0.01
 LUCK, MOST_LUCK = 0.025, 0.05
 """Deviation of a host's quality between machines, by rounding alone: mean over instances, and the largest
 (`benchmarks/rounding.py`)."""
-SAME = 0.9
-"""Share of the steps in which an agent has to choose the recorded action, on another machine."""
-LEAST_BIAS, MOST_ERRORS = 0.002, 3
-"""Mean difference of all jobs played again that is nothing, and how many deviations are still chance."""
+DEVIATIONS = 3
+"""How many of them are still chance."""
+SAME, LEAST_SAME, MANY = 0.9, 0.7, 8
+"""Share of the steps in which an agent has to choose the recorded action, on another machine: in the mean of
+so many jobs or more, and in each (`docs/decisions/025-luck-of-the-last-bit.md`)."""
 ROUNDING = 1e-6
 """Relative difference of FLOPs."""
 RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "most_params", "rules")
@@ -162,9 +163,7 @@ def _roughly(record: Record, again: Rerun) -> Iterator[str]:
         if not abs(gap) <= _chance(MOST_LUCK, len(was)):
             yield f"mean {name} {_mean(was):.4f} was reported, played again it is {gap:+.4f} from that"
     yield from _other_curve(record, again)
-    for share, where in ((again.same, "the steps"), (again.same_acts, "the steps in which it acted")):
-        if share < SAME:
-            yield f"the agent chooses the recorded action in {share:.0%} of {where}, not in {SAME:.0%}"
+    yield from _other_agent([again], LEAST_SAME)
 
 
 def _other_curve(record: Record, again: Rerun) -> Iterator[str]:
@@ -183,27 +182,32 @@ def _other_curve(record: Record, again: Rerun) -> Iterator[str]:
         yield f"mean val_quality after epoch {far[0]} is {gap:+.4f} from what was reported, {more}"
 
 
-def biased(gaps: Sequence[float], hosts: int) -> list[str]:
-    """Whether many jobs, played again on another machine, together are better or worse than luck makes them.
+def together(jobs: Sequence[tuple[Record, Rerun]]) -> Iterator[str]:
+    """What jobs of one entry, played again on another machine, say together.
 
-    Args:
-        gaps: Mean test quality here less what was reported, a job each.
-        hosts: Of all jobs.
+    Luck is a host's: jobs on the same hosts, such as other training seeds' of the same plan, share it.
     """
-    mean = float(np.mean(gaps))
-    most = max(POINT, _chance(LUCK, hosts))
-    if len(gaps) > 1:
-        error = float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps))
-        most = min(most, max(LEAST_BIAS, MOST_ERRORS * error))
-    if abs(mean) <= most:
-        return []
-    of = f"quality of {len(gaps)} jobs played again is {mean:+.4f} from what was reported"
-    return [f"{of}: at most {most:.4f} is chance"]
+    hosts = {(record.instance, episode.seed) for record, _ in jobs for episode in record.episodes}
+    mean = float(np.mean([again.gap(record) for record, again in jobs]))
+    most = max(POINT, _chance(LUCK, len(hosts)))
+    if not abs(mean) <= most:
+        of = f"quality of {len(jobs)} jobs played again is {mean:+.4f} from what was reported"
+        yield f"{of}: at most {most:.4f} is chance"
+    if len(jobs) >= MANY:
+        yield from _other_agent([again for _, again in jobs], SAME)
+
+
+def _other_agent(reruns: Sequence[Rerun], least: float) -> Iterator[str]:
+    """Whether the agent does something else than was recorded, in the mean over jobs."""
+    for name, where in (("same", "the steps"), ("same_acts", "the steps in which it acted")):
+        share = float(np.mean([getattr(again, name) for again in reruns]))
+        if share < least:
+            yield f"the agent chooses the recorded action in {share:.0%} of {where}, not in {least:.0%}"
 
 
 def _chance(deviation: float, hosts: int) -> float:
     """How far a mean over hosts may be from what it was."""
-    return MOST_ERRORS * deviation / math.sqrt(hosts)
+    return DEVIATIONS * deviation / math.sqrt(hosts)
 
 
 def _alike(was: float | list[float], now: float | list[float]) -> bool:

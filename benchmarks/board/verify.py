@@ -149,7 +149,7 @@ def chosen(good: Sequence[Record], share: float, draw: int) -> list[Record]:
 
 def replayed(records: Sequence[Record], folder: Path, device: str) -> Replayed:
     """Play results again, and say what is wrong with each."""
-    found, gaps = Replayed(), dict[str, list[tuple[float, int]]]()
+    found, elsewhere = Replayed(), dict[str, list[tuple[Record, Rerun]]]()
     steps = [sum(episode.length for episode in record.episodes) for record in records]
     with JobProgress(len(records), sum(steps)) as progress:
         for record, own in zip(records, steps, strict=True):
@@ -165,9 +165,9 @@ def replayed(records: Sequence[Record], folder: Path, device: str) -> Replayed:
             found.jobs, found.to_the_bit = found.jobs + 1, found.to_the_bit + bits
             found.wrong += len(problems)
             if not bits:
-                gaps.setdefault(record.entry, []).append((again.gap(record), len(record.episodes)))
-    for entry, of_jobs in gaps.items():
-        for problem in checks.biased([gap for gap, _ in of_jobs], sum(hosts for _, hosts in of_jobs)):
+                elsewhere.setdefault(record.entry, []).append((record, again))
+    for entry, of_entry in elsewhere.items():
+        for problem in checks.together(of_entry):
             print(f"WRONG: {entry}: {problem}")
             found.wrong += 1
     return found

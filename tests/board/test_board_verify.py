@@ -3,22 +3,18 @@
 import copy
 import hashlib
 import json
-import math
 import zipfile
 from argparse import Namespace
 
 import leaderboard
-import numpy as np
 import pytest
-from board import checks, pledge, records, rerun, verify
+from board import checks, pledge, records
 from board.canonical import sealed
 from board.entrants import entrant, entrants
 from board.instances import find
 from board.seeds import evaluation_seeds
 from entered import INSTANCE, call, paths, refused, tamper
 from made_up_results import SECRET
-
-from esper_env import Head, Op
 
 
 def test_what_is_honest_is_verified_to_the_last_bit(folder, capsys):
@@ -172,154 +168,6 @@ def test_a_job_that_was_not_played_is_missed(folder, capsys):
     assert "heuristic: T1-seeds-00 (1.5x2) was not played by every training run" in refused(folder, capsys)
     code, _ = call(folder, capsys, "--partial")
     assert code == 0
-
-
-def test_on_another_machine_rules_are_the_same_and_bits_are_not_asked_for(folder, capsys):
-    def elsewhere(values):
-        values["hardware"]["cpu"] = "another one"
-        for episode in values["episodes"]:
-            episode |= {"chain": "0" * 64, "state": "0" * 64, "quality": episode["quality"] + 0.005}
-
-    tamper(folder, "esper_ppo", elsewhere)
-    code, out = call(folder, capsys, "--entry", "esper_ppo")
-    assert code == 0, out
-    assert "2 episodes, not bit-verified: another one, 1 thread, torch" in out
-    assert "here, quality -0.0050" in out
-    assert "1 played again: verified, but for the host seeds, 1 of 1 not bit-verified\n" in out
-    for more, message in (
-        (0.06, "quality of 1 jobs played again is -0.0650 from what was reported: at most 0.0530 is chance"),
-        (0.06, "mean quality "),  # 0.125 of it in all, of a job of two hosts 0.106 is chance
-    ):
-
-        def better(values, more=more):
-            for episode in values["episodes"]:
-                episode["quality"] += more
-
-        tamper(folder, "esper_ppo", better)
-        assert message in refused(folder, capsys, "--entry", "esper_ppo", "--share", 1)
-    tamper(folder, "esper_ppo", lambda v: v["episodes"][0].update(rules="x"))
-    assert "the trace leads elsewhere (rules)" in refused(folder, capsys, "--share", 1)
-
-
-ELSEWHERE = {
-    "a target that was never reached": (
-        lambda e: e.update(val_quality=[0.9] * e["length"]), "mean val_quality 0.9000 was reported"
-    ),
-    "a target that was reached at once, at the same mean": (
-        lambda e: e.update(val_quality=[
-            1.0, *(q - (1 - e["val_quality"][0]) / (e["length"] - 1) for q in e["val_quality"][1:])
-        ]),
-        "mean val_quality after epoch 1",
-    ),
-    "less at its largest": (
-        lambda e: e.update(most_params=e["params"]), "the trace leads elsewhere (most_params)"
-    ),
-    "a smaller network": (
-        lambda e: e.update(param_ratio=e["param_ratio"] - 0.2), "the trace leads elsewhere (param_ratio)"
-    ),
-    "cheaper epochs": (
-        lambda e: e.update(epoch_flops=[0.5 * e["epoch_flops"][0], *e["epoch_flops"][1:]]),
-        "the trace leads elsewhere (epoch_flops)",
-    ),
-    "blueprints of one's own": (
-        lambda e: [a.__setitem__(Head.BLUEPRINT, 6) for a in e["actions"] if a[Head.OP] == Op.GERMINATE],
-        "the trace leads elsewhere",
-    ),
-    "no rollbacks": (lambda e: e.update(rollbacks=2), "the trace leads elsewhere (rollbacks)"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fraud", ELSEWHERE)
-def test_who_names_another_machine_is_held_to_all_that_it_does_not_decide(folder, capsys, fraud):
-    edit, message = ELSEWHERE[fraud]
-
-    def elsewhere(values):
-        values["hardware"]["cpu"] = "another one"
-        for episode in values["episodes"]:
-            edit(episode)
-
-    tamper(folder, "heuristic", elsewhere)
-    assert message in refused(folder, capsys, "--share", 1)
-
-
-def test_the_few_steps_in_which_somebody_else_acted_are_found_on_every_machine(folder, capsys):
-    """Nine steps in ten are waiting, in which everybody agrees."""
-    _, values = paths(folder, "heuristic")
-    acts = sum(action[-1] != 0 for episode in values["episodes"] for action in episode["actions"])
-    steps = sum(episode["length"] for episode in values["episodes"])
-    honest = verify.rerun(records.read(paths(folder, "heuristic")[0], records.Record), folder / "results")
-    assert 0 < acts < steps
-    assert (honest.same, honest.same_acts) == (1, 1)
-
-    def lent(values):
-        values["hardware"]["cpu"] = "another one"
-        values["agent"]["algo"] = "wait"
-        values["entry"] = "mine"
-
-    tamper(folder, "heuristic", lent)
-    assert "the agent chooses the recorded action in 0% of the steps in which it acted" in refused(
-        folder, capsys, "--share", 1
-    )
-
-
-def test_who_acted_at_the_same_time_but_otherwise_is_found_on_every_machine(folder):
-    """Of an action that is not the agent's, the op alone may agree: the heads that it reads count too."""
-    path = paths(folder, "heuristic")[0]
-    record = records.read(path, records.Record)
-
-    class Other:
-        """Plants the same, in another style."""
-
-        def begin(self, seeds):
-            return 0
-
-        def act(self, obs, info, step):
-            actions = np.array([episode.actions[step] for episode in record.episodes])
-            actions[:, Head.STYLE] += 1
-            return actions, step + 1
-
-    shadow = rerun.Shadow(Other(), [episode.actions for episode in record.episodes])
-    memory = shadow.begin([0, 0])
-    for _ in range(min(episode.length for episode in record.episodes)):
-        _, memory = shadow.act(np.zeros((2, 1)), {}, memory)
-    same, acted = np.array(shadow.same), np.array(shadow.acted)
-    planted = sum(a[Head.OP] == Op.GERMINATE for e in record.episodes for a in e.actions)
-    assert (~same).sum() == planted > 0
-    assert same[~acted].all()
-
-
-def test_who_leaves_out_the_acts_of_an_agent_is_found_on_every_machine():
-    """Nine steps in ten are the agent's own, and the recorded ones are all waiting."""
-
-    class Planter:
-        def begin(self, seeds):
-            return 0
-
-        def act(self, obs, info, step):
-            return np.array([[0] * 7 + [Op.GERMINATE if step == 3 else Op.WAIT]]), step + 1
-
-    shadow = rerun.Shadow(Planter(), [[[0] * 8] * 12])
-    memory = shadow.begin([0])
-    for _ in range(12):
-        _, memory = shadow.act(np.zeros((1, 1)), {}, memory)
-    assert np.mean(shadow.same) > checks.SAME
-    assert (sum(shadow.acted), np.array(shadow.same)[shadow.acted].sum()) == (1, 0)
-
-
-def test_what_all_jobs_say_together_is_asked_for():
-    """By chance around 0, or on one side: of 20 jobs of deviation 0.0125, 3 standard errors are 0.0084."""
-    chance = np.random.default_rng(0).normal(0, 0.0125, 20)
-    chance = 0.0125 * (chance - chance.mean()) / chance.std(ddof=1)
-    assert checks.biased((chance + 0.008).tolist(), 80) == []
-    [problem] = checks.biased((chance - 0.009).tolist(), 80)
-    assert problem == (
-        "quality of 20 jobs played again is -0.0090 from what was reported: at most 0.0084 is chance"
-    )
-    wild = (8 * chance - 0.011).tolist()
-    assert checks.biased(wild, 80), "more than a point is too much, however far apart the jobs are"
-    assert checks.biased([0.03], 4) == []
-    assert checks.biased([0.04], 4)
-    assert checks.biased([math.nan], 4)
 
 
 def rewritten(path, edit):
