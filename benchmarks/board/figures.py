@@ -7,7 +7,7 @@ import numpy as np
 
 from board.entries import Entry
 from board.instances import find
-from board.records import Record, Row, Table
+from board.records import Record, Reference, Row, Table
 from board.score import (
     Floats,
     Grid,
@@ -227,8 +227,15 @@ def room(table: Table) -> list[Figures]:
             "headroom": headroom(row),
             "differences": {name: each.model_dump() for name, each in row.differences.items()},
             "quality": {name: float(np.mean(each.quality)) for name, each in row.references.items()},
+            "above": {name: _above(each, row.references["static"]) for name, each in row.references.items()},
             "param_ratio": {name: float(np.mean(each.param_ratio)) for name, each in row.references.items()},
             "flops_ratio": {name: float(np.mean(each.flops_ratio)) for name, each in row.references.items()},
         }
         for row in table.rows
     ]
+
+
+def _above(reference: Reference, static: Reference) -> float:
+    """Mean quality above the static host's, over the hosts that both have played."""
+    hosts = dict(zip(static.seeds, static.quality, strict=True))
+    return float(np.mean([q - hosts[s] for s, q in zip(reference.seeds, reference.quality, strict=True)]))

@@ -81,10 +81,10 @@ class Rerun:
     """Epochs that the governor undid, whose FLOPs are the ledger's."""
     other: list[tuple[int, int]]
     """(episode, step) in which the agent would have done something else."""
-    same: float
-    """Share of the steps in which the agent chose the recorded op, and what that reads."""
-    same_acts: float
-    """The same of those steps alone in which either of them did more than wait; 1 where there are none."""
+    same: NDArray[np.bool_]
+    """(steps of all episodes,): whether the agent chose the recorded op, and all heads that it reads."""
+    acted: NDArray[np.bool_]
+    """(steps of all episodes,): whether either of them did more than wait."""
 
     def gap(self, record: Record) -> float:
         """Mean test quality here, less what was reported."""
@@ -116,7 +116,6 @@ def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
 
         episodes = recorder.records(evaluate(shadow, envs, seeds, watch).episodes)
         here = Hardware.model_validate(hardware(envs))
-    same, acted = np.array(shadow.same), np.array(shadow.acted)
     return Rerun(
         episodes,
         here,
@@ -125,8 +124,8 @@ def rerun(record: Record, results: Path, device: str = "cpu") -> Rerun:
         count.flops,
         int(count.unseen.sum()),
         shadow.other,
-        same=float(same.mean()),
-        same_acts=float(same[acted].mean()) if acted.any() else 1.0,
+        same=np.array(shadow.same),
+        acted=np.array(shadow.acted),
     )
 
 

@@ -4,8 +4,9 @@ Every file is checked: form, digest, versions, instance, commitment, budgets, ch
 is played again along its traces, with the agent asked at every step, and parameters and FLOPs are counted
 anew. On the same CPU model, threads, torch and kernels all must be equal to the last bit, the agent's choices
 too; elsewhere length, masks, stages and costs must be, quality of a job and of all jobs within what rounding
-explains, and the agent must choose the recorded action nine times in ten, also where that is more than to
-wait: that is marked "not bit-verified".
+explains, and the agent must choose the recorded action seven times in ten in every job, and nine times in all
+of them, if they are six or more or all there are, also where that is more than to wait: that is marked "not
+bit-verified".
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from board import checks, pledge, records, submit
-from board.entries import entries
+from board.entries import entries, part_of
 from board.instances import find, refuse_absent
 from board.progress import JobProgress
 from board.records import EPISODES, TABLES, Record, RefusedError, Table
@@ -77,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
         if not wrong:
             picked = chosen(good, args.share, draw)
             refuse_absent(find(record.instance) for record in picked)
-            again = replayed(picked, folder, args.device)
+            again = replayed(picked, folder, table, args.device, args.share == 1)
             wrong += again.wrong
     seeds = "" if secret is not None else ", but for the host seeds"
     verdict = "REFUSED" if wrong else f"verified{seeds}{again.how}"
@@ -147,9 +148,9 @@ def chosen(good: Sequence[Record], share: float, draw: int) -> list[Record]:
     return found
 
 
-def replayed(records: Sequence[Record], folder: Path, device: str) -> Replayed:
-    """Play results again, and say what is wrong with each."""
-    found, elsewhere = Replayed(), dict[str, list[tuple[Record, Rerun]]]()
+def replayed(records: Sequence[Record], folder: Path, table: Table, device: str, all_of_it: bool) -> Replayed:
+    """Play results again, `all_of_it` or a share, and say what is wrong with each."""
+    found, elsewhere = Replayed(), dict[tuple[str, str], list[tuple[Record, Rerun]]]()
     steps = [sum(episode.length for episode in record.episodes) for record in records]
     with JobProgress(len(records), sum(steps)) as progress:
         for record, own in zip(records, steps, strict=True):
@@ -165,10 +166,10 @@ def replayed(records: Sequence[Record], folder: Path, device: str) -> Replayed:
             found.jobs, found.to_the_bit = found.jobs + 1, found.to_the_bit + bits
             found.wrong += len(problems)
             if not bits:
-                elsewhere.setdefault(record.entry, []).append((record, again))
-    for entry, of_entry in elsewhere.items():
-        for problem in checks.together(of_entry):
-            print(f"WRONG: {entry}: {problem}")
+                elsewhere.setdefault((record.entry, part_of(record.instance)[0]), []).append((record, again))
+    for (entry, tier), of_entry in elsewhere.items():
+        for problem in checks.together(of_entry, table, all_of_it):
+            print(f"WRONG: {entry} on {tier}: {problem}")
             found.wrong += 1
     return found
 

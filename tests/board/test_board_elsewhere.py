@@ -1,6 +1,9 @@
 """What `verify` asks for on another machine than the one that played."""
 
 import math
+import re
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -86,7 +89,8 @@ def test_the_few_steps_in_which_somebody_else_acted_are_found_on_every_machine(f
     steps = sum(episode["length"] for episode in values["episodes"])
     honest = verify.rerun(records.read(paths(folder, "heuristic")[0], records.Record), folder / "results")
     assert 0 < acts < steps
-    assert (honest.same, honest.same_acts) == (1, 1)
+    assert honest.same.all()
+    assert honest.acted.sum() == acts
 
     def lent(values):
         values["hardware"]["cpu"] = "another one"
@@ -94,7 +98,7 @@ def test_the_few_steps_in_which_somebody_else_acted_are_found_on_every_machine(f
         values["entry"] = "mine"
 
     tamper(folder, "heuristic", lent)
-    assert "the agent chooses the recorded action in 0% of the steps in which it acted" in refused(
+    assert "the agent chooses the recorded action in 0.0% of the steps in which it acted" in refused(
         folder, capsys, "--share", 1
     )
 
@@ -143,41 +147,80 @@ def test_who_leaves_out_the_acts_of_an_agent_is_found_on_every_machine():
     assert (sum(shadow.acted), np.array(shadow.same)[shadow.acted].sum()) == (1, 0)
 
 
-def of_jobs(gaps, same=(1.0,), instances=None):
-    """What is said of jobs that end so far from what was reported, on 4 hosts of an instance each."""
+TABLE = SimpleNamespace(
+    rows=[SimpleNamespace(instance=name, cell="3x2", admitted=name % 2 == 0) for name in range(40)]
+)
+"""Every second instance was admitted."""
+
+
+def of_jobs(gaps, instances=None, acts=(10,), all_of_it=False):
+    """What is said of jobs that end so far from what was reported, on 4 hosts of an instance each.
+
+    `acts`: in how many of the 10 steps in which it acts the agent agrees, job after job; it waits in 90.
+    """
     jobs = []
     for number, gap in enumerate(gaps):
         name = (instances or range(len(gaps)))[number]
-        record = SimpleNamespace(instance=name, episodes=[SimpleNamespace(seed=seed) for seed in range(4)])
-        share = same[number % len(same)]
-        again = SimpleNamespace(gap=lambda record, gap=gap: gap, same=1.0, same_acts=share)
-        jobs.append((record, again))
-    return list(checks.together(jobs))
+        episodes = [SimpleNamespace(seed=seed) for seed in range(4)]
+        same, acted = np.ones(100, dtype=bool), np.arange(100) < 10
+        same[: 10 - acts[number % len(acts)]] = False
+        again = SimpleNamespace(gap=lambda record, gap=gap: gap, same=same, acted=acted)
+        jobs.append((SimpleNamespace(instance=name, cell="3x2", episodes=episodes), again))
+    return list(checks.together(jobs, TABLE, all_of_it))
 
 
 def test_what_all_jobs_say_together_is_asked_for():
     """Within a point, or within 3 deviations of 2.5 points a host where these are more."""
-    assert of_jobs([0.019] * 10 + [0.0] * 10) == []
-    [problem] = of_jobs([-0.021] * 10 + [-0.003] * 10)
+    assert of_jobs([0.019, 0.019, 0.0, 0.0] * 10) == []
+    every, scored = of_jobs([-0.021, -0.021, -0.003, -0.003] * 10)
     assert (
-        problem
-        == "quality of 20 jobs played again is -0.0120 from what was reported: at most 0.0100 is chance"
+        every == "quality of 40 jobs played again is -0.0120 from what was reported: at most 0.0100 is chance"
     )
-    assert of_jobs([0.037]) == []
-    assert of_jobs([0.038])
+    assert scored.startswith("quality of 20 jobs that scores are made of played again is -0.0120")
+    assert of_jobs([0.037], [1]) == []
+    assert of_jobs([0.038], [1])
     assert of_jobs([math.nan])
+
+
+def test_what_is_refused_makes_up_for_nothing_that_scores_are_made_of():
+    [problem] = of_jobs([0.02, -0.02] * 20)
+    assert problem.startswith("quality of 20 jobs that scores are made of played again is +0.0200")
 
 
 def test_jobs_on_the_same_hosts_share_their_luck():
     """Ten training seeds that follow one plan are as lucky as one of them."""
-    assert of_jobs([0.03] * 10, instances=["T1-seeds-00"] * 10) == []
+    assert of_jobs([0.03] * 10, [0] * 10) == []
     assert of_jobs([0.03] * 10)
 
 
 def test_an_agent_may_differ_now_and_then_but_not_everywhere():
-    assert of_jobs([0.0] * 8, same=[0.8, 1.0]) == []
-    [problem] = of_jobs([0.0] * 8, same=[0.8, 0.95])
-    assert (
-        problem == "the agent chooses the recorded action in 88% of the steps in which it acted, not in 90%"
+    assert of_jobs([0.0] * 6, acts=(8, 10)) == []
+    [problem] = of_jobs([0.0] * 6, acts=(8, 9))
+    assert problem == (
+        "the agent chooses the recorded action in 85.0% of the steps in which it acted, not in 90%"
     )
-    assert of_jobs([0.0] * 7, same=[0.8, 0.95]) == [], "of few jobs each is asked for as much as it can say"
+    assert of_jobs([0.0] * 5, acts=(8, 9)) == [], "of few jobs each is asked for as much as it can say"
+    assert of_jobs([0.0] * 5, acts=(8, 9), all_of_it=True), "but not where these are all"
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["acts", "waits"])
+def test_seven_of_ten_choices_of_a_job_are_asked_for(folder, capsys, monkeypatch, waits):
+    """Of all steps, and of those in which it acts."""
+    played = verify.rerun
+
+    def almost(of, record, results, device):
+        again = played(record, results, device)
+        acted = np.arange(100) < (0 if waits else 50)
+        hardware = again.hardware.model_copy(update={"cpu": "another one"})
+        return replace(again, hardware=hardware, same=np.arange(100) >= of, acted=acted)
+
+    where = "the steps" if waits else "the steps in which it acted"
+    for of, refuse in ((30, False), (31, True)) if waits else ((15, False), (16, True)):
+        monkeypatch.setattr(verify, "rerun", partial(almost, of))
+        if refuse:
+            said = refused(folder, capsys, "--entry", "heuristic", "--share", 0.5)
+            assert re.search(
+                rf"the agent chooses the recorded action in \d+\.\d% of {where}, not in 70%", said
+            )
+        else:
+            assert call(folder, capsys, "--entry", "heuristic", "--share", 0.5)[0] == 0

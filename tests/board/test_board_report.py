@@ -10,7 +10,19 @@ from board.canonical import sealed
 from board.instances import find
 from board.records import Record, RefusedError, Table
 from board.seeds import commitment, evaluation_seeds
-from made_up_results import CELLS, HARDWARE, SECRET, STATIC, VERSION, luck, play, record, references, write
+from made_up_results import (
+    CELLS,
+    HARDWARE,
+    SECRET,
+    STATIC,
+    VERSION,
+    luck,
+    play,
+    record,
+    reference,
+    references,
+    write,
+)
 from scipy import stats
 
 INSTANCES = ("T1-seeds-00", "T1-seeds-01", "T1-data-00", "T1-data-01", "T1-reach-00", "T1-train-00")
@@ -429,8 +441,21 @@ def test_the_headroom_is_shown_before_anybody_plays(folder):
     text = out.read_text()
     assert "23 of 24 pairs of instance and budgets are admitted" in text
     assert "| oracle - static, all | 24 | 20.0 | 20.0 | 20.0 | 20.0 | 20.0 |" in text
-    assert "| T1-data-01 | 1.5x1 | 40.0 | - | - | - | 50.0 | 60.0 | +20.0 +- 1.0, 20.0 sigma |" in text
+    assert "| T1-data-01 | 1.5x1 | 40.0 | - | - | - | +10.0 | +20.0 +- 1.0, 20.0 sigma |" in text
     assert (folder / "headroom.png").stat().st_size > 5000
+
+
+def test_who_played_fewer_hosts_is_held_against_the_static_host_on_those(tmp_path):
+    """On two of four hosts, the easier ones: 15% and 25% there, where the static host has 10% and 20%."""
+    path = references(tmp_path / "references.json", ("T1-seeds-00",))
+    values = json.loads(path.read_text())
+    for row in values["rows"]:
+        row["references"]["static"]["quality"] = [0.8, 0.1, 0.2, 0.7]
+        row["references"]["random"] = reference(0.15, seeds=(2, 3)) | {"quality": [0.15, 0.25]}
+    path.write_text(json.dumps(sealed(values)))
+    out = tmp_path / "headroom.md"
+    assert run(headroom, "headroom", "--references", path, "--out", out) == 0
+    assert "| T1-seeds-00 | 1.5x1 | 45.0 | - | +5.0 | - | +5.0 | +20.0" in out.read_text()
 
 
 def test_a_tier_that_nobody_played_is_not_reported(tmp_path):
