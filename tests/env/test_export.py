@@ -67,7 +67,7 @@ def test_every_style_and_blueprint_gives_the_environments_logits_to_the_last_bit
             with torch.no_grad():
                 logits = net(images[:size])
             assert torch.equal(logits, as_the_environment_sees_it(env, index, images[:size]))
-        assert len({tuple(row) for row in logits.tolist()}) > 100
+        assert len({tuple(row) for row in logits.tolist()}) > 50
 
 
 def test_modules_that_are_not_fossils_stay_behind_and_the_figures_are_those_of_the_harvest() -> None:

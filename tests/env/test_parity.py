@@ -25,6 +25,9 @@ OWN = {
     for name in ("host_lr", "module_lr", "warmup_steps", "clip_norm")
 }
 """Rates, warm-up and clipping of EsperTinyStories, which the small texts here have others of."""
+AUGMENTED = {"task.augment": True, "task.crop_padding": 1}
+"""Of a wider black border a host pools what is equal to the bit: which pixel leads a gradient to the module,
+rounding decides, in the reference engine too."""
 ONE_STEP = {"engine.epoch_size": 16}
 """A batch an epoch."""
 
@@ -68,7 +71,7 @@ def test_every_host_agrees_in_double_precision(host: str, engine: str) -> None:
         {"isolation": "always"},
         {"auto_advance": ["G1", "G2", "G3"]},
         {"overrides": {"engine.rows_at_once": 2, "attribution.lattice_up_to": 1}},
-        {"overrides": {"task.augment": True, "engine.optimizer.host_momentum": 0.0}, "reward": "economy"},
+        {"overrides": AUGMENTED | {"engine.optimizer.host_momentum": 0.0}, "reward": "economy"},
         {"overrides": ADAM},
         {"overrides": ADAM | {"engine.optimizer.module_optimizer": "sgd"}},
         {"preset": "stories", "isolation": "always", "overrides": {"engine.rows_at_once": 2}},
@@ -191,5 +194,5 @@ def test_single_precision_is_no_further_off_than_three_times_what_one_ulp_brings
             loss, twins = (
                 abs(shown[4]["val_loss"] - first[4]["val_loss"]).mean() for shown in (second, twin)
             )
-            assert loss < 3 * twins
+            assert loss < 3 * twins + np.finfo(np.float32).eps
     assert pair.seen["FOSSILIZED"] > 0

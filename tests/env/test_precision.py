@@ -17,7 +17,7 @@ TINIEST = torch.finfo(torch.float32).tiny
 
 MAKERS = {"micro": (tiny, grow), "stories": (texts, grow_text)}
 """By preset: environments, and the life of a module in them."""
-NEAR = {"micro": (1e-3, 0.02), "stories": (1e-4, 5e-4)}
+NEAR = {"micro": (1e-3, 0.03), "stories": (1e-4, 5e-4)}
 """By preset: most that bfloat16 moves a loss in the first epoch, and in any of nine."""
 
 
@@ -34,7 +34,7 @@ def losses(preset: str, engine: str, name: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("engine", ["fused", "reference"])
 @pytest.mark.parametrize("preset", MAKERS)
 def test_bfloat16_is_near_float32_but_not_the_same(preset: str, engine: str) -> None:
-    """Narrow copies of weights that outlive the step they were made for are 6 to 2,000 times further off."""
+    """Narrow copies of weights that outlive the step they were made for are 4 to 1,300 times further off."""
     narrow, exact = (losses(preset, engine, name) for name in ("bfloat16", "float32"))
     first, later = NEAR[preset]
     assert not np.array_equal(narrow, exact)
