@@ -24,8 +24,8 @@ POINT = 0.01
 LUCK, MOST_LUCK = 0.025, 0.05
 """Deviation of a host's quality between machines, by rounding alone: mean over instances, and the largest
 (`benchmarks/rounding.py`)."""
-DEVIATIONS = 3
-"""How many of them are still chance."""
+DEVIATIONS, IN_AN_EPOCH = 3, 8
+"""How many of them are still chance: in an episode, and in one of its dozens of epochs."""
 SAME, LEAST_SAME, MANY = 0.9, 0.7, 6
 """Share of the steps in which an agent has to choose the recorded action, on another machine: in all jobs, or
 in so many or more, and in each (`docs/decisions/025-luck-of-the-last-bit.md`)."""
@@ -176,7 +176,8 @@ def _other_curve(record: Record, again: Rerun) -> Iterator[str]:
         for epoch, (was, here) in enumerate(zip(episode.val_quality, now["val_quality"], strict=False), 1):
             gaps.setdefault(epoch, []).append((here or 0.0) - (was or 0.0))
     means = {epoch: float(np.mean(each)) for epoch, each in gaps.items()}
-    far = [epoch for epoch, mean in means.items() if abs(mean) > _chance(MOST_LUCK, len(gaps[epoch]))]
+    most = {epoch: _chance(MOST_LUCK, len(each), IN_AN_EPOCH) for epoch, each in gaps.items()}
+    far = [epoch for epoch, mean in means.items() if abs(mean) > most[epoch]]
     if far:
         gap, more = means[far[0]], f"too far in {len(far)} epochs"
         yield f"mean val_quality after epoch {far[0]} is {gap:+.4f} from what was reported, {more}"
@@ -214,9 +215,9 @@ def _other_agent(reruns: Sequence[Rerun], least: float) -> Iterator[str]:
             yield f"the agent chooses the recorded action in {of.mean():.1%} of {where}, not in {least:.0%}"
 
 
-def _chance(deviation: float, hosts: int) -> float:
+def _chance(deviation: float, hosts: int, deviations: int = DEVIATIONS) -> float:
     """How far a mean over hosts may be from what it was."""
-    return DEVIATIONS * deviation / math.sqrt(hosts)
+    return deviations * deviation / math.sqrt(hosts)
 
 
 def _alike(was: float | list[float], now: float | list[float]) -> bool:
