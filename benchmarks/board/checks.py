@@ -18,6 +18,7 @@ from board.score import TRAIN
 from board.seeds import HOSTS
 from esper_agents import checkpoint
 from esper_agents.baselines import BASELINES
+from esper_env import Head, Op
 
 POINT = 0.01
 """How far mean test quality of all jobs that are played again may be from what was reported, elsewhere."""
@@ -29,6 +30,10 @@ DEVIATIONS, IN_AN_EPOCH = 3, 8
 SAME, LEAST_SAME, MANY = 0.9, 0.7, 6
 """Share of the steps in which an agent has to choose the recorded action, on another machine: in all jobs, or
 in so many or more, and in each (`docs/decisions/025-luck-of-the-last-bit.md`)."""
+STRAYS = 0.05
+"""Share of the episodes, or one, in which a gate may decide otherwise on another machine, as it measures there."""
+GATED = (Op.ADVANCE, Op.FOSSILIZE)
+"""Ops that such gates allow."""
 ROUNDING = 1e-6
 """Relative difference of FLOPs."""
 RULED = ("length", "stages", "invalid", "pruned", "fossilized", "rollbacks", "params", "most_params", "rules")
@@ -124,7 +129,8 @@ def _limits(record: Record) -> Iterator[str]:
 def of_rerun(record: Record, again: Rerun) -> tuple[list[str], bool]:
     """What playing again says, and whether that was to the last bit."""
     bits = record.hardware.same_bits(again.hardware)
-    problems = [*(_to_the_bit if bits else _roughly)(record, again), *_counted(record, again)]
+    astray = [False] * len(record.episodes) if bits else strays(record, again)
+    problems = [*(_to_the_bit if bits else _roughly)(record, again), *_counted(record, again, astray)]
     return problems, bits
 
 
@@ -151,7 +157,9 @@ def _to_the_bit(record: Record, again: Rerun) -> Iterator[str]:
 
 def _roughly(record: Record, again: Rerun) -> Iterator[str]:
     """On another machine: rules and costs to the letter, quality as near as luck lets it be."""
-    for episode, now in zip(record.episodes, again.episodes, strict=True):
+    for episode, now, astray in zip(record.episodes, again.episodes, strays(record, again), strict=True):
+        if astray:
+            continue
         fields = [name for name in RULED if getattr(episode, name) != now[name]]
         fields += [name for name in COSTS if not _alike(getattr(episode, name), now[name])]
         if fields:
@@ -164,6 +172,16 @@ def _roughly(record: Record, again: Rerun) -> Iterator[str]:
             yield f"mean {name} {_mean(was):.4f} was reported, played again it is {gap:+.4f} from that"
     yield from _other_curve(record, again)
     yield from _other_agent([again], LEAST_SAME)
+
+
+def strays(record: Record, again: Rerun) -> list[bool]:
+    """Of every episode, whether a gate let a module go on in one place alone, by what was measured there."""
+    found = []
+    for episode, now in zip(record.episodes, again.episodes, strict=True):
+        both = zip(episode.actions, episode.stages, now["stages"], strict=False)
+        op = next((action[Head.OP] for action, was, here in both if was != here), None)
+        found.append(op in GATED)
+    return found
 
 
 def _other_curve(record: Record, again: Rerun) -> Iterator[str]:
@@ -203,6 +221,9 @@ def together(jobs: Sequence[tuple[Record, Rerun]], table: Table, all_of_it: bool
         if not abs(mean) <= most:
             of = f"quality of {len(some)} {what} played again is {mean:+.4f} from what was reported"
             yield f"{of}: at most {most:.4f} is chance"
+    astray = [each for record, again in jobs for each in strays(record, again)]
+    if sum(astray) > max(1, STRAYS * len(astray)):
+        yield f"the trace leads elsewhere in {sum(astray)} of {len(astray)} episodes, by a gate"
     if all_of_it or len(jobs) >= MANY:
         yield from _other_agent([again for _, again in jobs], SAME)
 
@@ -230,10 +251,12 @@ def _mean(figures: Sequence[float | Sequence[float | None]]) -> float:
     return float(np.mean([value for value in values if value is not None] or [np.nan]))
 
 
-def _counted(record: Record, again: Rerun) -> Iterator[str]:
-    """On every machine: what was counted anew."""
-    counted = zip(record.episodes, again.params, again.most_params, again.flops, strict=True)
-    for episode, params, most, flops in counted:
+def _counted(record: Record, again: Rerun, astray: Sequence[bool]) -> Iterator[str]:
+    """On every machine: what was counted anew, of the same networks."""
+    counted = zip(record.episodes, again.params, again.most_params, again.flops, astray, strict=True)
+    for episode, params, most, flops, other in counted:
+        if other:
+            continue
         seed = f"host seed {episode.seed}"
         if episode.params != params:
             yield f"{seed}: {episode.params} parameters are reported, counted anew there are {params}"

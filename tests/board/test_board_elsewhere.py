@@ -153,18 +153,21 @@ TABLE = SimpleNamespace(
 """Every second instance was admitted."""
 
 
-def of_jobs(gaps, instances=None, acts=(10,), all_of_it=False):
+def of_jobs(gaps, instances=None, acts=(10,), all_of_it=False, astray=()):
     """What is said of jobs that end so far from what was reported, on 4 hosts of an instance each.
 
     `acts`: in how many of the 10 steps in which it acts the agent agrees, job after job; it waits in 90.
+    `astray`: in which jobs a module of the first episode is committed here alone.
     """
     jobs = []
     for number, gap in enumerate(gaps):
         name = (instances or range(len(gaps)))[number]
-        episodes = [SimpleNamespace(seed=seed) for seed in range(4)]
+        committing = [[0] * 7 + [Op.FOSSILIZE]]
+        episodes = [SimpleNamespace(seed=seed, actions=committing, stages=[[4]]) for seed in range(4)]
+        stages = [{"stages": [[5 if number in astray and seed == 0 else 4]]} for seed in range(4)]
         same, acted = np.ones(100, dtype=bool), np.arange(100) < 10
         same[: 10 - acts[number % len(acts)]] = False
-        again = SimpleNamespace(gap=lambda record, gap=gap: gap, same=same, acted=acted)
+        again = SimpleNamespace(gap=lambda record, gap=gap: gap, same=same, acted=acted, episodes=stages)
         jobs.append((SimpleNamespace(instance=name, cell="3x2", episodes=episodes), again))
     return list(checks.together(jobs, TABLE, all_of_it))
 
@@ -201,6 +204,33 @@ def test_an_agent_may_differ_now_and_then_but_not_everywhere():
     )
     assert of_jobs([0.0] * 5, acts=(8, 9)) == [], "of few jobs each is asked for as much as it can say"
     assert of_jobs([0.0] * 5, acts=(8, 9), all_of_it=True), "but not where these are all"
+
+
+def test_gates_may_decide_otherwise_in_one_episode_of_twenty():
+    assert of_jobs([0.0], astray=[0]) == []
+    assert of_jobs([0.0] * 20, astray=range(4)) == []
+    [problem] = of_jobs([0.0] * 20, astray=range(5))
+    assert problem == "the trace leads elsewhere in 5 of 80 episodes, by a gate"
+
+
+def test_an_episode_astray_is_held_to_its_quality_alone(folder, capsys):
+    """The heuristic's last commit never was, so that stages and figures of one of two episodes are others."""
+    lent = {}
+
+    def uncommitted(values):
+        values["hardware"]["cpu"] = "another one"
+        episode = values["episodes"][0]
+        ops = [action[Head.OP] for action in episode["actions"]]
+        at = len(ops) - 1 - ops[::-1].index(Op.FOSSILIZE)
+        for was in episode["stages"][at:]:
+            was[episode["actions"][at][Head.SLOT]] = 4
+        episode.update(params=episode["params"] + 1, **lent)
+
+    tamper(folder, "heuristic", uncommitted)
+    assert call(folder, capsys, "--entry", "heuristic", "--share", 1)[0] == 0
+    lent["quality"] = 0.99
+    tamper(folder, "heuristic", uncommitted)
+    assert "mean quality" in refused(folder, capsys, "--entry", "heuristic", "--share", 1)
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["acts", "waits"])
