@@ -31,7 +31,7 @@ SAME, LEAST_SAME, MANY = 0.9, 0.7, 6
 """Share of the steps in which an agent has to choose the recorded action, on another machine: in all jobs, or
 in so many or more, and in each (`docs/decisions/025-luck-of-the-last-bit.md`)."""
 STRAYS = 0.05
-"""Share of the episodes, or one, in which a gate may decide otherwise on another machine, as it measures there."""
+"""Share of the episodes, or one, in which a gate may decide otherwise on another machine."""
 GATED = (Op.ADVANCE, Op.FOSSILIZE)
 """Ops that such gates allow."""
 ROUNDING = 1e-6

@@ -3,10 +3,10 @@
 Every file is checked: form, digest, versions, instance, commitment, budgets, checkpoint. A share of the jobs
 is played again along its traces, with the agent asked at every step, and parameters and FLOPs are counted
 anew. On the same CPU model, threads, torch and kernels all must be equal to the last bit, the agent's choices
-too; elsewhere length, masks, stages and costs must be, but for few episodes in which a gate decides otherwise
-by what it measures there, quality of a job and of all jobs within what rounding explains, and the agent must choose the recorded action seven times in ten in every job, and nine times in all
-of them, if they are six or more or all there are, also where that is more than to wait: that is marked "not
-bit-verified".
+too. That is asked for elsewhere, and marked "not bit-verified": the same length, masks, stages and costs, but
+for few episodes in which a gate decides otherwise by what it measures there; quality of a job, and of all,
+within what rounding explains; of the recorded actions the agent's choice in seven of ten in every job, and in
+nine of ten in all of them, if they are six or more or all there are, also where that is more than to wait.
 """
 
 import argparse
