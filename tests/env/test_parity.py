@@ -26,8 +26,8 @@ OWN = {
 }
 """Rates, warm-up and clipping of EsperTinyStories, which the small texts here have others of."""
 AUGMENTED = {"task.augment": True, "task.crop_padding": 1}
-"""With a wider black border the reference engine is itself 1e-3 from a twin whose weights an ulp had moved, in
-float64; presumably a host pools values that are equal to the bit, and rounding chooses among them."""
+"""With a wider black border the reference engine is itself 1e-3 from a twin whose weights an ulp had moved,
+in float64; presumably a host pools values that are equal to the bit, and rounding chooses among them."""
 ONE_STEP = {"engine.epoch_size": 16}
 """A batch an epoch."""
 
